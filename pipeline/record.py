@@ -1,0 +1,216 @@
+"""The build record: one JSON document that holds everything a report or a bundle says.
+
+Its JSON schema is published as docs/schema/record.schema.json (`edgewright report --schema` prints it).
+Reports compute nothing: a figure that is not here is not shown.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RECORD_SCHEMA = "edgewright.record/1"
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Interval = tuple[float, float]
+
+
+class Part(BaseModel):
+    """A part of the record; unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Project(Part):
+    """What was built, by what."""
+
+    name: str
+    version: str
+    description: str = ""
+    edgewright_version: str
+    command: str = Field(description="the command that builds this again")
+    finished_at: str = Field(description="UTC, ISO 8601")
+    settings: dict[str, Any] = Field(description="build.toml as validated, defaults filled in")
+
+
+class DataSource(Part):
+    """The data set and its four disjoint splits."""
+
+    name: str
+    source: str = Field(description="where it came from: package, URL or folder name")
+    licence: str
+    sha256: str = Field(description="digest of the images and labels of all splits")
+    image_shape: tuple[int, int, int] = Field(description="height, width, channels")
+    split_seed: int
+    split_sizes: dict[Literal["train", "select", "calibrate", "test"], int]
+
+
+class TaskInfo(Part):
+    """What the network has to tell apart."""
+
+    wanted: list[str] = Field(description="classes of the data set the task asks for")
+    outputs: list[str] = Field(description="labels of the network's outputs, in order")
+    other: bool = Field(description="everything else is an output of its own")
+
+
+class Network(Part):
+    """One network of the build, before any precision is chosen."""
+
+    name: Literal["teacher", "student", "model"]
+    origin: str = Field(description="factory and checkpoint, or the ONNX file it came from")
+    parameters: int
+    macs: int = Field(description="multiply-accumulates of one inference")
+    input_shape: list[int] = Field(description="of one inference, batch included; -1 where dynamic")
+    outputs: int
+    opset: int
+    onnx_size_bytes: int
+    widths: list[LayerWidth] = Field(default=[], description="channels before and after slimming")
+
+
+class LayerWidth(Part):
+    """Channels of one group of layers that are cut together."""
+
+    layer: str
+    before: int
+    after: int
+
+
+class Latency(Part):
+    """Timing of one engine, interleaved with the other variants of its target."""
+
+    samples: int
+    median_ms: float
+    median_interval_ms: Interval = Field(description="95 % bootstrap interval of the median")
+    p90_ms: float | None = Field(description="null with fewer than 64 samples")
+    p99_ms: float | None = Field(description="null with fewer than 662 samples")
+    min_ms: float
+    max_ms: float
+    coefficient_of_variation: float
+    warmup_s: float
+    load_ms: float = Field(description="opening the engine")
+    first_inference_ms: float
+    samples_ms: list[float] = Field(description="every sample, in the order taken")
+
+
+class Speedup(Part):
+    """How much faster an engine is than another variant of the same target, from paired samples."""
+
+    baseline: str = Field(description="variant it is compared with")
+    ratio: float = Field(description="baseline time / own time; above 1 is faster")
+    interval: Interval = Field(description="95 % bootstrap interval over interleaved blocks")
+
+
+class ClassScore(Part):
+    """One output label on the test split."""
+
+    label: str
+    count: int
+    recall: Fraction | None = Field(description="null when the test split has no such image")
+    precision: Fraction | None = Field(description="null when it was never predicted")
+
+
+class Accuracy(Part):
+    """Evaluation on the test split."""
+
+    images: int
+    correct: int
+    top1: Fraction
+    top1_interval: tuple[Fraction, Fraction] = Field(description="95 % Wilson score interval")
+    classes: list[ClassScore]
+    confusion: list[list[int]] = Field(description="rows: true label, columns: predicted, in output order")
+
+
+class EngineInfo(Part):
+    """One compiled engine."""
+
+    path: str = Field(description="folder, relative to the output folder")
+    sha256: dict[str, str] = Field(description="file name → digest")
+    size_bytes: int
+    onnx_path: str
+    onnx_size_bytes: int
+    notes: list[str] = []
+
+
+class Result(Part):
+    """One variant on one target: engine, latency, accuracy."""
+
+    target: str
+    variant: str = Field(description="network and precision, as in 'student int8'")
+    network: Literal["teacher", "student", "model"]
+    precision: Literal["fp32", "fp16", "bf16", "int8"]
+    role: Literal["product", "float twin", "baseline"]
+    engine: EngineInfo
+    latency: Latency
+    speedups: list[Speedup]
+    accuracy: Accuracy
+
+
+class Target(Part):
+    """A device and the toolchain that builds for it."""
+
+    name: str
+    device: str
+    toolchain: str
+    toolchain_version: str
+    threads: int
+    product: str = Field(description="the variant that is shipped")
+    fingerprint: dict[str, str]
+    headline: str = Field(description="the result in one sentence")
+
+
+class GateCheck(Part):
+    """One figure of a gate against its threshold."""
+
+    metric: Literal["max_abs", "relative_l2", "cosine", "top1_agreement"]
+    value: float
+    limit: float
+    passed: bool
+
+
+class Gate(Part):
+    """One comparison of a model or engine with the one before it, on the same real inputs."""
+
+    name: str = Field(description="as in 'quantize student x86-vnni-openvino'")
+    reference: str
+    candidate: str
+    inputs: int = Field(description="number of images both sides were given")
+    checks: list[GateCheck]
+    passed: bool
+    first_diverging: str | None = None
+
+
+class StageCost(Part):
+    """What one stage of the build cost, when it last ran."""
+
+    name: str
+    key: str
+    digest: str
+    seconds: float
+    peak_memory_bytes: int
+    reused: bool
+
+
+class Environment(Part):
+    """The machine measurements were taken on, before and after."""
+
+    facts: dict[str, str] = Field(description="CPU model, cores, governor, memory, system, versions")
+    before: dict[str, str]
+    after: dict[str, str]
+
+
+class Record(Part):
+    """Everything one build says."""
+
+    schema_: Literal["edgewright.record/1"] = Field(default=RECORD_SCHEMA, alias="schema")
+    project: Project
+    data: DataSource
+    task: TaskInfo
+    networks: list[Network]
+    targets: list[Target]
+    results: list[Result]
+    gates: list[Gate]
+    stages: list[StageCost]
+    environments: dict[str, Environment] = Field(description="target name → machine")
+    packages: dict[str, str] = Field(description="package → version, of everything that took part")
+    seeds: dict[str, int]

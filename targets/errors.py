@@ -1,0 +1,66 @@
+"""The one tree of errors: what happened, where, and how to mend it, with an exit code for scripts."""
+
+from __future__ import annotations
+
+
+class EdgewrightError(Exception):
+    """Something the user can understand and mend.
+
+    Args:
+        what: one sentence saying what is wrong, with the value found.
+        where: file, configuration key, tensor or device it is about.
+        mend: one sentence saying what to do.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str | None = None, mend: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.mend = mend
+
+    def __str__(self) -> str:
+        """Return what, where and how to mend, one line each."""
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.mend:
+            lines.append(f"  mend:  {self.mend}")
+        return "\n".join(lines)
+
+
+class ConfigError(EdgewrightError):
+    """A build file, option or device file says something impossible."""
+
+
+class DataError(EdgewrightError):
+    """A data set is missing, unreadable or does not fit the task."""
+
+
+class ModelError(EdgewrightError):
+    """A checkpoint or ONNX model is missing, unreadable, hostile or unsupported."""
+
+
+class CapabilityError(EdgewrightError):
+    """The device cannot do what the build asks of it."""
+
+
+class StoreError(EdgewrightError):
+    """The store cannot be read or written."""
+
+
+class StageError(EdgewrightError):
+    """A stage's child process died or failed in a way no other error describes."""
+
+
+class GateFailed(EdgewrightError):
+    """A model or engine does not do what the one before it did."""
+
+    exit_code = 1
+
+
+class ToolchainMissing(EdgewrightError):
+    """A package or program this build needs is not installed."""
+
+    exit_code = 3
