@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-RECORD_SCHEMA = "edgewright.record/1"
+RECORD_SCHEMA: Literal["edgewright.record/1"] = "edgewright.record/1"
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Interval = tuple[float, float]
@@ -188,7 +188,7 @@ class StageCost(Part):
     digest: str
     seconds: float
     peak_memory_bytes: int
-    reused: bool
+    finished_at: str = Field(description="UTC, ISO 8601; before the build itself when it was reused")
 
 
 class Environment(Part):

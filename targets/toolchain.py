@@ -12,7 +12,7 @@ import importlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, Mapping, Protocol, Tuple
+from typing import TYPE_CHECKING, Mapping, Protocol
 
 from targets.errors import ModelError, ToolchainMissing
 
@@ -26,7 +26,7 @@ ENGINE_SCHEMA = "edgewright.engine/1"
 ENGINE_FILE = "engine.json"
 
 # name in device files and build.toml → "module:class"; a new toolchain adds one line here.
-TOOLCHAINS: Dict[str, str] = {
+TOOLCHAINS: dict[str, str] = {
     "onnxruntime": "targets.onnxruntime:OnnxRuntime",
     "openvino": "targets.openvino:OpenVino",
 }
@@ -44,7 +44,7 @@ class TensorSpec:
 
     name: str
     dtype: str
-    shape: Tuple[int, ...]
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class Engine:
     toolchain_version: str
     device: str
     options: EngineOptions
-    inputs: Tuple[TensorSpec, ...]
-    outputs: Tuple[TensorSpec, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     files: Mapping[str, str]
-    notes: Tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -159,10 +159,10 @@ class Probe:
 class Runner(Protocol):
     """An opened engine, ready to run."""
 
-    inputs: Tuple[TensorSpec, ...]
-    outputs: Tuple[TensorSpec, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
 
-    def infer(self, inputs: Tensors) -> Dict[str, NDArray[np.generic]]:
+    def infer(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
         """Run once, synchronously. Arrays must match the specifications; returns output name → array.
 
         Raises:
@@ -184,7 +184,7 @@ class Toolchain(Protocol):
         """Say whether the toolchain works here, without raising."""
         ...
 
-    def fingerprint(self) -> Dict[str, str]:
+    def fingerprint(self) -> dict[str, str]:
         """What an engine or a measurement made here depends on: runtime version, CPU or GPU model, flags.
 
         Must not import the runtime: a build that finds everything in the store calls it too.

@@ -1,0 +1,126 @@
+"""From a histogram to a range: where an activation is clipped before it is rounded.
+
+Ranges always contain 0, so that zero padding and ReLU's zero are exact.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.histogram import SIDE, Histogram
+
+Array = NDArray[np.float64]
+
+# Clip candidates, relative to the observed range: 96 steps of 4 % each, down to 1/64.
+CANDIDATES: Array = np.geomspace(1.0, 1.0 / 64.0, 96)
+# Both ends of an asymmetric range are searched in turn; a third turn changes nothing in practice.
+TURNS = 2
+TINY = float(np.finfo(np.float32).tiny)
+
+
+def affine(low: Array, high: Array, symmetric: bool) -> tuple[Array, Array]:
+    """Return scales and zero-points of 8-bit quantizers that cover [low, high], low ≤ 0 ≤ high.
+
+    Symmetric: int8, zero-point 0, the larger side at 127 (TensorRT's rule). Otherwise uint8: 255 steps over
+    the range and a zero-point within 0…255, 0 when low is 0.
+
+    Args:
+        low: float64 [T].
+        high: float64 [T].
+        symmetric: int8 with zero-point 0, or uint8.
+
+    Returns:
+        scale, zero_point: float64 [T]; scales are float32 values.
+    """
+    steps = np.maximum(-low, high) / 127.0 if symmetric else (high - low) / 255.0
+    scale = np.maximum(steps, TINY).astype(np.float32).astype(np.float64)
+    zero = np.zeros_like(scale) if symmetric else np.clip(np.rint(-low / scale), 0.0, 255.0)
+    return scale, zero
+
+
+def min_max_range(histogram: Histogram) -> tuple[float, float]:
+    """Return the observed range, widened to contain 0."""
+    return min(0.0, histogram.minimum), max(0.0, histogram.maximum)
+
+
+def percentile_range(histogram: Histogram, share: float, symmetric: bool) -> tuple[float, float]:
+    """Return the range outside which 100 − share percent of the values lie, at either end.
+
+    Symmetric: the magnitude which `share` percent of the values do not exceed. Accurate to one bin, outwards.
+    """
+    low, high = min_max_range(histogram)
+    negative, positive = histogram.counts[:SIDE][::-1], histogram.counts[SIDE:]
+    outside = (100.0 - share) / 100.0 * float(histogram.counts.sum())
+    width = 2.0**histogram.exponent
+    if symmetric:
+        limit = _tail_limit(negative + positive, outside) * width
+        return max(low, -limit), min(high, limit)
+    return max(low, -_tail_limit(negative, outside) * width), min(
+        high, _tail_limit(positive, outside) * width
+    )
+
+
+def least_squares_range(histogram: Histogram, symmetric: bool) -> tuple[float, float]:
+    """Return the range whose quantizer has the smallest mean squared error on the observed values.
+
+    Rounding and clipping error weigh against each other; the values of a bin count as spread evenly over it,
+    exact zeros as exact. Nothing is wider than the observed range.
+    """
+    low, high = min_max_range(histogram)
+    if symmetric:
+        limit = max(-low, high)
+        best = float(
+            limit * CANDIDATES[np.argmin(errors(histogram, -limit * CANDIDATES, limit * CANDIDATES, True))]
+        )
+        return max(low, -best), min(high, best)
+    best_low, best_high = low, high
+    for _ in range(TURNS):
+        if high > 0.0:
+            lows = np.full_like(CANDIDATES, best_low)
+            best_high = float(high * CANDIDATES[np.argmin(errors(histogram, lows, high * CANDIDATES, False))])
+        if low < 0.0:
+            highs = np.full_like(CANDIDATES, best_high)
+            best_low = float(low * CANDIDATES[np.argmin(errors(histogram, low * CANDIDATES, highs, False))])
+    return best_low, best_high
+
+
+def errors(histogram: Histogram, low: Array, high: Array, symmetric: bool) -> Array:
+    """Return the summed squared quantization error of each candidate range.
+
+    Args:
+        histogram: what was observed.
+        low: float64 [T], ≤ 0.
+        high: float64 [T], ≥ 0.
+        symmetric: int8 with zero-point 0, or uint8.
+
+    Returns:
+        float64 [T], in squared units of the tensor.
+    """
+    counts = histogram.counts.astype(np.float64)
+    counts[SIDE] -= histogram.zeros
+    used = np.flatnonzero(counts)
+    if not used.size:
+        return np.zeros(len(low))
+    bins = slice(used[0], used[-1] + 1)
+    edges = histogram.edges()[bins.start : bins.stop + 1]
+    scale, zero = affine(low, high, symmetric)
+    smallest, largest = (-128.0, 127.0) if symmetric else (0.0, 255.0)
+    integral = _error_integral(edges / scale[:, None], (smallest - zero)[:, None], (largest - zero)[:, None])
+    per_bin = np.diff(integral, axis=1) * scale[:, None] ** 3 / 2.0**histogram.exponent
+    return np.asarray(per_bin @ counts[bins])
+
+
+def _error_integral(u: Array, smallest: Array, largest: Array) -> Array:
+    """Return ∫₀ᵘ (v − q(v))² dv, where q rounds to the nearest integer and clips to [smallest, largest].
+
+    Each whole step contributes 1/12, the rest is a cube; beyond the last level the same formula goes on.
+    """
+    nearest = np.clip(np.rint(u), smallest, largest)
+    return np.asarray(nearest / 12.0 + (u - nearest) ** 3 / 3.0)
+
+
+def _tail_limit(side: NDArray[np.int64], outside: float) -> int:
+    """Return the number of bins from zero outwards beyond which at most `outside` values lie, at least 1."""
+    beyond = np.cumsum(side[::-1])[::-1]
+    return max(1, int(np.count_nonzero(beyond > outside)))

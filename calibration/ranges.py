@@ -1,0 +1,178 @@
+"""Calibration: one pass of real inputs through the float model, then a scale and zero-point a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from calibration.batches import BatchCheck
+from calibration.clipping import affine, least_squares_range, min_max_range, percentile_range
+from calibration.graph import FloatGraph
+from calibration.histogram import Histogram
+from calibration.load import load
+from calibration.observations import Observations
+from calibration.placement import place
+from targets.errors import ConfigError, DataError, ModelError
+
+if TYPE_CHECKING:
+    from targets.capability import QuantizationConvention
+
+Method = Literal["minmax", "percentile", "mse"]
+REFUSALS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+Batch = Mapping[str, NDArray[np.generic]]
+
+
+class Affine(NamedTuple):
+    """A quantizer: real = (stored − zero_point) · scale.
+
+    Args:
+        scale: a float32 value.
+        zero_point: stored value of real 0.
+    """
+
+    scale: float
+    zero_point: int
+
+
+def collect(
+    model: Path, batches: Iterable[Batch], progress: Callable[[int], None] | None = None
+) -> Observations:
+    """Run the calibration inputs through the float model once and observe every tensor that may be quantized.
+
+    Memory: one histogram of fixed size a tensor, and the activations of one batch.
+
+    Args:
+        model: float ONNX file.
+        batches: input name → array [N, …] of the model's element type, one mapping a batch; unlabelled.
+        progress: called with the number of inputs seen so far after every batch.
+
+    Raises:
+        ModelError: the model cannot be read, is quantized already, has nothing to quantize, does not run in
+            ONNX Runtime, or computes NaN or infinity from finite inputs.
+        DataError: no inputs, inputs that do not fit the model or are not finite, or a tensor that never
+            changes.
+    """
+    graph = load(model)
+    tensors = place(graph).tensors
+    if not tensors:
+        raise ModelError(
+            "nothing in this model can be quantized",
+            where=str(model),
+            mend="give a model with Conv, Gemm or MatMul",
+        )
+    check = BatchCheck(graph)
+    session = _session(graph, tensors, model)
+    histograms = {name: Histogram() for name in tensors}
+    for batch in batches:
+        check.add(batch)
+        _observe(session, batch, histograms)
+        if progress is not None:
+            progress(check.samples)
+    if not check.samples:
+        raise DataError("there is no calibration data", mend=f"give batches of inputs; {check.wanted()}")
+    _refuse_constant(histograms)
+    return Observations(histograms, check.samples, check.digest(), graph.sha256)
+
+
+def choose(
+    observations: Observations,
+    method: Method,
+    convention: QuantizationConvention,
+    percentile: float = 99.99,
+) -> dict[str, Affine]:
+    """Choose a scale and zero-point for every observed tensor, each for itself.
+
+    Args:
+        observations: from `collect`.
+        method: "minmax", the whole range; "percentile", all but 100 − `percentile` percent of the values at
+            either end; "mse", the range with the smallest mean squared quantization error.
+        convention: int8 with zero-point 0, or uint8.
+        percentile: of method "percentile".
+
+    Raises:
+        ConfigError: no such method, or a percentile outside (50, 100].
+    """
+    return {
+        name: choose_one(histogram, method, convention, percentile)
+        for name, histogram in observations.histograms.items()
+    }
+
+
+def choose_one(
+    histogram: Histogram, method: Method, convention: QuantizationConvention, percentile: float = 99.99
+) -> Affine:
+    """Choose a scale and zero-point for one histogram; arguments and errors as in `choose`."""
+    symmetric = convention.activations == "int8-symmetric"
+    if method == "minmax":
+        low, high = min_max_range(histogram)
+    elif method == "percentile":
+        if not 50.0 < percentile <= 100.0:
+            raise ConfigError(
+                f"percentile is {percentile}", mend="give a value above 50 and up to 100, such as 99.99"
+            )
+        low, high = percentile_range(histogram, percentile, symmetric)
+    elif method == "mse":
+        low, high = least_squares_range(histogram, symmetric)
+    else:
+        raise ConfigError(f"there is no range method {method!r}", mend="use minmax, percentile or mse")
+    scale, zero = affine(np.array([low]), np.array([high]), symmetric)
+    return Affine(float(scale[0]), int(zero[0]))
+
+
+def _session(graph: FloatGraph, tensors: Iterable[str], where: Path) -> ort.InferenceSession:
+    """Open the prepared model with every tensor to observe as an output, which no optimisation removes."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    fed = {value.name for value in graph.inputs}
+    for name in tensors:
+        if name not in graph.outputs and name not in fed:
+            model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except REFUSALS as error:
+        raise ModelError(
+            f"ONNX Runtime cannot run the model: {error}",
+            where=str(where),
+            mend="simplify or export it again",
+        ) from error
+
+
+def _observe(session: ort.InferenceSession, batch: Batch, histograms: Mapping[str, Histogram]) -> None:
+    computed = [name for name in histograms if name not in batch]
+    # Asked for no tensor at all, ONNX Runtime computes every output.
+    outputs = session.run(computed, dict(batch)) if computed else []
+    values = {**batch, **dict(zip(computed, outputs, strict=True))}
+    for name, histogram in histograms.items():
+        try:
+            histogram.add(values[name])
+        except ValueError as error:
+            raise ModelError(
+                f"tensor {name!r} becomes {error} on the calibration data",
+                where=name,
+                mend="look for a division or overflow before it, or leave out the inputs that cause it",
+            ) from error
+
+
+def _refuse_constant(histograms: Mapping[str, Histogram]) -> None:
+    for name, histogram in histograms.items():
+        if histogram.minimum == histogram.maximum:
+            raise DataError(
+                f"tensor {name!r} is {histogram.minimum:g} for every calibration input",
+                where=name,
+                mend="calibrate with real, varied inputs; if they are, the network is dead at this point",
+            )

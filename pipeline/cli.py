@@ -1,0 +1,241 @@
+"""The verbs of the `edgewright` command. No logic here, and nothing heavy imported before a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from targets.errors import EdgewrightError
+
+BUILD_FILE = click.option(
+    "--build",
+    "build_file",
+    type=click.Path(path_type=Path),
+    default="build.toml",
+    show_default=True,
+    help="The build file.",
+)
+ALLOW_CODE = click.option(
+    "--allow-code", is_flag=True, help="The build file may name Python code of its own (you trust it)."
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+
+
+class Verbs(click.Group):
+    """Turns errors of the project into a message and an exit code; a traceback means a bug."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb."""
+        try:
+            return super().invoke(ctx)
+        except EdgewrightError as error:
+            click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted; finished stages are kept, the same command goes on from there", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="edgewright")
+def main() -> None:
+    """From a trained network to verified, timed engines and a report.
+
+    Exit codes: 0 done, 1 a gate failed, 2 something is wrong with the command, the build file or its inputs,
+    3 a toolchain is missing.
+    """
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=".")
+def init(folder: Path) -> None:
+    """Write a commented build.toml.
+
+    Example: edgewright init my-sorter
+    """
+    from pipeline.scaffold import write_build_file
+
+    click.echo(f"wrote {write_build_file(folder)}")
+
+
+@main.command()
+@click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
+@ALLOW_CODE
+@AS_JSON
+def build(build_file: Path, allow_code: bool, as_json: bool) -> None:
+    """Do everything BUILD_FILE asks for that is not done yet.
+
+    Example: edgewright build examples/footwear/build.toml
+    """
+    from pipeline.console import listening
+    from pipeline.session import Session
+    from pipeline.summary import build_document, build_text
+
+    with listening() as listener:
+        session = Session(build_file, allow_code, listener)
+        result = session.build()
+    click.echo(json.dumps(build_document(result), indent=1) if as_json else build_text(result))
+
+
+@main.command()
+@click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
+@ALLOW_CODE
+@AS_JSON
+def explain(build_file: Path, allow_code: bool, as_json: bool) -> None:
+    """Say for every stage what a build would do now, and which part of its key differs.
+
+    Example: edgewright explain examples/footwear/build.toml
+    """
+    from dataclasses import asdict
+
+    from pipeline.session import Session
+    from pipeline.summary import decisions_text
+
+    decisions = Session(build_file, allow_code).explain()
+    if as_json:
+        click.echo(json.dumps([asdict(decision) for decision in decisions], indent=1))
+    else:
+        click.echo(decisions_text(decisions))
+
+
+@main.command()
+@AS_JSON
+def doctor(as_json: bool) -> None:
+    """Say which toolchains work here, in which versions, and what to install for the rest.
+
+    Example: edgewright doctor
+    """
+    from pipeline.doctor import document
+    from pipeline.summary import doctor_text
+
+    findings = document()
+    click.echo(json.dumps(findings, indent=1) if as_json else doctor_text(findings))
+
+
+@main.group(invoke_without_command=True)
+@AS_JSON
+@click.pass_context
+def targets(ctx: click.Context, as_json: bool) -> None:
+    """List the devices edgewright knows and what they can do.
+
+    Example: edgewright targets show x86-vnni
+    """
+    if ctx.invoked_subcommand is None:
+        from pipeline.summary import devices_document, devices_text
+
+        click.echo(json.dumps(devices_document(), indent=1) if as_json else devices_text())
+
+
+@targets.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Print all that is known of one device, as JSON.
+
+    Example: edgewright targets show this-machine
+    """
+    from targets.capability import load_device
+
+    click.echo(load_device(name).model_dump_json(indent=1))
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--device", default="this-machine", show_default=True, help="A name from `edgewright targets`.")
+@click.option("--toolchain", default=None, help="Default: the device's first.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default=None)
+@click.option("--threads", default=1, show_default=True, help="CPU threads of one inference; 0 for all.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the engine.")
+@AS_JSON
+def compile(  # the verb's name; the builtin is not used here
+    model: Path,
+    device: str,
+    toolchain: str | None,
+    precision: str | None,
+    threads: int,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Compile an ONNX MODEL for a device.
+
+    Example: edgewright compile model.onnx --device x86-vnni --toolchain openvino --out engine
+    """
+    from pipeline.standalone import compile_model
+    from pipeline.summary import engine_document, engine_text
+
+    engine = compile_model(model, device, toolchain, precision, threads, out)
+    click.echo(json.dumps(engine_document(engine), indent=1) if as_json else engine_text(engine))
+
+
+@main.command()
+@click.argument("engines", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--inputs", type=click.Path(path_type=Path), help=".npz with one array [N, …] an input.")
+@click.option("--samples", default=200, show_default=True, help="At least so many of each engine.")
+@click.option("--seconds", default=2.0, show_default=True, help="At least so long, all engines together.")
+@AS_JSON
+def bench(
+    engines: tuple[Path, ...], inputs: Path | None, samples: int, seconds: float, as_json: bool
+) -> None:
+    """Time ENGINES against each other, interleaved, in one process.
+
+    Example: edgewright bench out/engines/x86-avx2-openvino/*
+    """
+    from pipeline.standalone import bench_engines
+    from pipeline.summary import timings_document, timings_text
+
+    timings = bench_engines(list(engines), inputs, samples, seconds)
+    click.echo(json.dumps(timings_document(timings), indent=1) if as_json else timings_text(timings))
+
+
+@main.command()
+@click.argument("engine", type=click.Path(path_type=Path))
+@BUILD_FILE
+@click.option(
+    "--split",
+    type=click.Choice(["select", "test"]),
+    default="select",
+    show_default=True,
+    help="Choose between engines by `select`; open `test` once, at the end.",
+)
+@ALLOW_CODE
+@AS_JSON
+def evaluate(engine: Path, build_file: Path, split: str, allow_code: bool, as_json: bool) -> None:
+    """Score an ENGINE on the data and task of a build file.
+
+    Example: edgewright evaluate engine --build build.toml --split select
+    """
+    from pipeline.console import listening
+    from pipeline.standalone import evaluate_engine
+    from pipeline.summary import accuracy_text
+
+    with listening() as listener:
+        accuracy = evaluate_engine(engine, build_file, split, allow_code, listener)
+    click.echo(accuracy.model_dump_json(indent=1) if as_json else accuracy_text(accuracy))
+
+
+@main.command()
+@click.argument("record", type=click.Path(path_type=Path), default="out/report.json")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; default: where the record lies.")
+@click.option("--schema", is_flag=True, help="Print the JSON schema of report.json instead.")
+def report(record: Path, out: Path | None, schema: bool) -> None:
+    """Render a build's record, report.json, as HTML and Markdown.
+
+    Example: edgewright report out/report.json --out page
+    """
+    from pipeline.record import Record
+
+    if schema:
+        click.echo(json.dumps(Record.model_json_schema(by_alias=True), indent=1, sort_keys=True))
+        return
+    from pipeline.report import load, render
+
+    folder = out or record.parent
+    render(load(record), folder)
+    click.echo(f"wrote {folder / 'report.html'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What the terminal shows: progress for people, plain lines for pipes, errors for both."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pipeline.run import Listener, Outcome
+from pipeline.stage import Stage
+from pipeline.store import Entry
+
+console = Console(stderr=True, highlight=False)
+
+
+class ConsoleListener(Listener):
+    """One line a stage; a bar for the running one when a person watches."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bar: TaskID | None = None
+
+    def started(self, stage: Stage) -> None:
+        """Open a bar."""
+        self._bar = self._progress.add_task(escape(stage.name), total=None, what="")
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._progress.update(self._bar, completed=done, total=total, what=escape(what))
+
+    def waiting(self, stage: Stage) -> None:
+        """Say who is waited for."""
+        self._progress.console.print(f"  [yellow]waiting[/] {escape(stage.name)}: another build makes it")
+
+    def finished(self, stage: Stage, entry: Entry, outcome: Outcome) -> None:
+        """Close the bar; reused stages are only counted, at the end."""
+        if self._bar is not None:
+            self._progress.remove_task(self._bar)
+            self._bar = None
+        if outcome == "ran":
+            line = f"  [green]✓[/] {escape(stage.name)}  [dim]{entry.seconds:.1f} s[/]"
+            self._progress.console.print(line)
+
+
+@contextmanager
+def listening() -> Iterator[ConsoleListener]:
+    """A listener that draws on the terminal as long as it is open."""
+    columns = (
+        TextColumn("  [bold]{task.description}[/]"),
+        BarColumn(bar_width=24),
+        TextColumn("[dim]{task.fields[what]}[/]"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        listener = ConsoleListener(progress)
+        try:
+            yield listener
+        finally:
+            if listener._bar is not None:
+                progress.remove_task(listener._bar)
+
+
+def say(text: str) -> None:
+    """Print a result for scripts and pipes to read."""
+    sys.stdout.write(text + "\n")

@@ -1,0 +1,74 @@
+"""Which toolchains work on this machine, and what to install for the rest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from targets.capability import load_device
+from targets.errors import EdgewrightError
+from targets.toolchain import TOOLCHAINS, load_toolchain
+
+# What a build does with a package, for those that are no toolchain: distribution → (module, purpose, extra).
+TOOLS = {
+    "torch": ("torch", "train, slim and export networks", "torch"),
+    "torch-pruning": ("torch_pruning", "slim networks", "torch"),
+    "safetensors": ("safetensors", "read and write weights", "torch"),
+    "onnxscript": ("onnxscript", "the dynamo exporter", "torch"),
+    "onnx": ("onnx", "read and write models", "onnx"),
+    "onnxsim": ("onnxsim", "simplify models", "onnx"),
+    "pillow": ("PIL", "read image files", "images"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's answer.
+
+    Args:
+        name: toolchain or package.
+        kind: "toolchain" or "package".
+        works: it can be used.
+        version: installed version, or None.
+        detail: what was found, or what it is for.
+        mend: the exact next step when it does not work.
+    """
+
+    name: str
+    kind: str
+    works: bool
+    version: str | None
+    detail: str
+    mend: str | None
+
+
+def examine() -> list[Finding]:
+    """Try every toolchain and look for every package."""
+    return [_toolchain(name) for name in sorted(TOOLCHAINS)] + [_package(name) for name in TOOLS]
+
+
+def this_machine() -> str:
+    """Name of the device file that describes this machine."""
+    try:
+        return load_device("this-machine").name
+    except EdgewrightError as error:
+        return f"none ({error.what})"
+
+
+def document() -> dict[str, Any]:
+    """The findings as JSON values."""
+    return {"this_machine": this_machine(), "findings": [asdict(finding) for finding in examine()]}
+
+
+def _toolchain(name: str) -> Finding:
+    probe = load_toolchain(name).probe()
+    return Finding(name, "toolchain", probe.available, probe.version, probe.detail, probe.mend)
+
+
+def _package(name: str) -> Finding:
+    module, purpose, extra = TOOLS[name]
+    if importlib.util.find_spec(module) is None:
+        return Finding(name, "package", False, None, purpose, f"pip install 'edgewright[{extra}]'")
+    return Finding(name, "package", True, importlib.metadata.version(name), purpose, None)

@@ -1,0 +1,156 @@
+"""Torch networks from a factory, weights from files that cannot run code."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from targets.errors import ConfigError, ModelError
+
+
+def build_network(factory: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Call a factory.
+
+    Args:
+        factory: "module:function" returning a module that takes [N, C, H, W] and returns logits [N, K].
+        arguments: its keyword arguments.
+
+    Raises:
+        ConfigError: no such function, arguments it does not take, or not a module.
+    """
+    module, _, name = factory.partition(":")
+    where = f"model.factory = {factory!r}"
+    try:
+        network = getattr(importlib.import_module(module), name)(**arguments)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"cannot find the factory: {error}", where=where) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the factory refused its arguments: {error}", where=where, mend="correct model.arguments"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"the factory returned {type(network).__name__}, not a torch module", where=where)
+    return network
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read named tensors from .safetensors, or from a torch file that holds nothing but tensors.
+
+    Raises:
+        ModelError: missing, truncated, a pickle with code, or NaN and infinite weights.
+    """
+    if not path.is_file():
+        raise ModelError("there is no such checkpoint", where=str(path), mend="correct model.checkpoint")
+    weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ModelError(
+                f"the weights {name!r} hold NaN or infinite values",
+                where=str(path),
+                mend="train the network again; this checkpoint cannot be used",
+            )
+    return weights
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"not a whole safetensors file: {error}", where=str(path)) from error
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            "the checkpoint is a pickle that wants to run code; it was not loaded",
+            where=str(path),
+            mend="save the plain weights: torch.save(model.state_dict(), …) or safetensors",
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        raise ModelError(f"cannot read the checkpoint: {error}", where=str(path)) from error
+    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ModelError(
+            "the checkpoint is not a dictionary of tensors",
+            where=str(path),
+            mend="save model.state_dict()",
+        )
+    return loaded
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
+    """Give a network its weights; every name and shape must fit.
+
+    Raises:
+        ModelError: missing, unknown or misshapen tensors, the first few of them named.
+    """
+    try:
+        missing, unknown = network.load_state_dict(dict(weights), strict=False)
+    except RuntimeError as error:
+        shapes = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+        raise ModelError(f"the checkpoint does not fit the network: {shapes}", where=str(where)) from error
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unknown:
+        found = [f"missing {name}" for name in missing] + [f"unknown {name}" for name in unknown]
+        raise ModelError(
+            f"the checkpoint does not fit the network: {', '.join(found[:4])}",
+            where=str(where),
+            mend="check model.factory and model.arguments",
+        )
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write all parameters and buffers as safetensors."""
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
+
+
+def find_head(network: nn.Module, classes: int) -> tuple[str, nn.Linear]:
+    """The last linear layer, which must give one logit a class.
+
+    Raises:
+        ModelError: there is none, or it has another number of outputs.
+    """
+    linear = [(name, part) for name, part in network.named_modules() if isinstance(part, nn.Linear)]
+    if not linear or linear[-1][1].out_features != classes:
+        found = f"{linear[-1][1].out_features} outputs" if linear else "no linear layer"
+        raise ModelError(
+            f"the network's last linear layer should give {classes} logits, one a class; found {found}",
+            where="model.factory",
+            mend="use a classifier of the data set's classes",
+        )
+    return linear[-1]
+
+
+def with_head(network: nn.Module, wanted: tuple[int, ...], other: bool, classes: int) -> nn.Module:
+    """Replace the classifier's head by the task's: rows of the wanted classes, their mean complement last.
+
+    Args:
+        network: classifier of all classes; changed in place.
+        wanted: labels kept, in output order.
+        other: add an output for everything else, starting from the mean of the rows that go.
+        classes: logits the network gives now.
+
+    Returns:
+        the network.
+    """
+    name, head = find_head(network, classes)
+    rest = [label for label in range(classes) if label not in wanted]
+    fresh = nn.Linear(head.in_features, len(wanted) + other, bias=head.bias is not None)
+    with torch.no_grad():
+        for old, new in ((head.weight, fresh.weight), (head.bias, fresh.bias)):
+            if old is not None and new is not None:
+                rows = [old[list(wanted)]] + [old[rest].mean(0, keepdim=True)] * other
+                new.copy_(torch.cat(rows))
+    parent, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, fresh)
+    return network

@@ -1,0 +1,87 @@
+"""Hand over what a build made: copies in the output folder, each whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pipeline.run import write_whole
+from pipeline.stage import Ref
+from pipeline.store import Entry, explained
+from targets.toolchain import file_sha256
+
+LIST_FILE = ".published.json"
+
+
+def publish(output: Path, wanted: Mapping[str, Ref], entries: Mapping[str, Entry]) -> list[str]:
+    """Copy artefacts to the output folder and remove those an earlier build put there and this one did not.
+
+    Files that are already there and equal are left alone, so a build that did nothing changes nothing.
+
+    Args:
+        output: the folder.
+        wanted: path below it → artefact; folders are copied file by file.
+        entries: stage name → its finished output.
+
+    Returns:
+        paths that changed, relative to the folder.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    with explained(output):
+        changed = []
+        current: dict[str, str] = {}
+        for path, source, digest in _files(wanted, entries):
+            current[path] = digest
+            if file_sha256(output / path) != digest:
+                _copy(source, output / path)
+                changed.append(path)
+        gone = [path for path in _published(output) if path not in current]
+        for path in gone:
+            _remove(output, path)
+        if changed or gone:
+            write_whole(output / LIST_FILE, json.dumps(current, indent=1, sort_keys=True) + "\n")
+    return changed + gone
+
+
+def _files(wanted: Mapping[str, Ref], entries: Mapping[str, Entry]) -> Iterator[tuple[str, Path, str]]:
+    for path, ref in wanted.items():
+        entry = entries[ref.stage]
+        for name, (_, digest) in entry.files.items():
+            if name == ref.artefact:
+                yield path, entry.out / name, digest
+            elif name.startswith(ref.artefact + "/"):
+                yield f"{path}/{name.removeprefix(ref.artefact + '/')}", entry.out / name, digest
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        shutil.copyfile(source, beside)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _published(output: Path) -> list[str]:
+    try:
+        return list(json.loads((output / LIST_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return []
+
+
+def _remove(output: Path, path: str) -> None:
+    """Remove a file this project once put there, and folders that are empty then."""
+    target = (output / path).resolve()
+    if not target.is_relative_to(output.resolve()):
+        return
+    target.unlink(missing_ok=True)
+    for folder in target.parents:
+        if folder == output.resolve() or any(folder.iterdir()):
+            break
+        folder.rmdir()

@@ -1,0 +1,130 @@
+"""What the build came to: the variants of each target and how they compare, in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.record import Record, Result, Speedup, Target
+from pipeline.report.canvas import MARKERS, Naming
+from pipeline.report.numbers import Measured, Unit, byte_unit, count_unit, measured, measured_column
+from pipeline.report.tradeoff import Point, tradeoff
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A variant's speed beside another's.
+
+    Args:
+        kind: "win", "loss" or "tie".
+        symbol: a mark for `kind` that needs no colour.
+        verdict: `kind` in words.
+        baseline: the other variant.
+        ratio: baseline time / own time.
+    """
+
+    kind: str
+    symbol: str
+    verdict: str
+    baseline: str
+    ratio: Measured
+
+    @property
+    def words(self) -> str:
+        """The verdict with the variant it is about, as in "slower than student fp32"."""
+        return f"{self.verdict} {'from' if self.kind == 'tie' else 'than'} {self.baseline}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table of variants, in the units of its columns."""
+
+    result: Result
+    series: int
+    accuracy: Measured
+    median: Measured
+    comparisons: list[Comparison]
+    engine_size: str
+    onnx_size: str
+    macs: str
+
+    @property
+    def name(self) -> str:
+        """Network and precision."""
+        return self.result.variant
+
+    @property
+    def shipped(self) -> bool:
+        """Whether this is what the build delivers."""
+        return self.result.role == "product"
+
+
+@dataclass(frozen=True)
+class TargetResults:
+    """Everything measured on one target."""
+
+    target: Target
+    anchor: str
+    variants: list[Variant]
+    size_unit: Unit
+    mac_unit: Unit
+
+    @property
+    def product(self) -> Variant:
+        """The variant that is shipped."""
+        return next(variant for variant in self.variants if variant.name == self.target.product)
+
+    def tradeoff(self) -> str:
+        """The plot of accuracy against latency, as an SVG element."""
+        points = [Point(variant.result, variant.series) for variant in self.variants]
+        seen = "; ".join(
+            f"{variant.name}: {variant.median} ms, accuracy {variant.accuracy} %" for variant in self.variants
+        )
+        title = f"Accuracy against median latency on {self.target.name}"
+        naming = Naming(f"{self.anchor}-tradeoff", title, f"{seen}. Intervals in brackets, 95 %.")
+        return tradeoff(points, naming)
+
+
+def compare(speedup: Speedup) -> Comparison:
+    """Put a speed-up into words: only an interval that excludes 1 is a difference."""
+    low, high = speedup.interval
+    kind, symbol, verdict = "tie", "=", "no measurable difference"
+    if low > 1:
+        kind, symbol, verdict = "win", "▲", "faster"
+    elif high < 1:
+        kind, symbol, verdict = "loss", "▼", "slower"
+    ratio = measured(speedup.ratio, low, high, apart_from=None if kind == "tie" else 1.0)
+    return Comparison(kind, symbol, verdict, speedup.baseline, ratio)
+
+
+def series_of(record: Record) -> dict[str, int]:
+    """Return variant → number of its colour and shape, the same in every table and plot."""
+    names = dict.fromkeys(result.variant for result in record.results)
+    return {name: number % len(MARKERS) for number, name in enumerate(names)}
+
+
+def all_targets(record: Record) -> list[TargetResults]:
+    """Return the results of each target, in the record's order."""
+    return [_target(record, target, number) for number, target in enumerate(record.targets, 1)]
+
+
+def _target(record: Record, target: Target, number: int) -> TargetResults:
+    results = [result for result in record.results if result.target == target.name]
+    macs = {network.name: network.macs for network in record.networks}
+    sizes = [size for result in results for size in (result.engine.size_bytes, result.engine.onnx_size_bytes)]
+    size_unit, mac_unit = byte_unit(sizes), count_unit(macs[result.network] for result in results)
+    series = series_of(record)
+    accuracies = [(result.accuracy.top1, *result.accuracy.top1_interval) for result in results]
+    variants = [
+        Variant(
+            result=result,
+            series=series[result.variant],
+            accuracy=accuracy,
+            median=measured(result.latency.median_ms, *result.latency.median_interval_ms),
+            comparisons=[compare(speedup) for speedup in result.speedups],
+            engine_size=size_unit.write(result.engine.size_bytes),
+            onnx_size=size_unit.write(result.engine.onnx_size_bytes),
+            macs=mac_unit.write(macs[result.network]),
+        )
+        for result, accuracy in zip(results, measured_column(accuracies, scale=100), strict=True)
+    ]
+    return TargetResults(target, f"target-{number}", variants, size_unit, mac_unit)

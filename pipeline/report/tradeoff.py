@@ -1,0 +1,121 @@
+"""The plot of accuracy against latency, with a label at every point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.record import Result
+from pipeline.report.canvas import FAINT, MARKERS, SERIES, Naming, element, frame, new_figure, scale, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+
+Place = tuple[int | None, tuple[int, int], str, str]
+# Places of a label in the order they are tried: beside the point, then over or under its interval. Each is
+# an end of the interval of accuracy (None: the point itself), an offset in points and two alignments.
+PLACES: tuple[Place, ...] = (
+    *((None, (7, 7 * up), "left", "bottom" if up > 0 else "top") for up in (1, -1, 3, -3)),
+    *((None, (-7, 7 * up), "right", "bottom" if up > 0 else "top") for up in (1, -1, 3, -3)),
+    (1, (0, 5), "center", "bottom"),
+    (0, (0, -5), "center", "top"),
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One variant in the plot of accuracy against latency."""
+
+    result: Result
+    series: int
+
+
+def tradeoff(points: Sequence[Point], naming: Naming) -> str:
+    """Plot accuracy against median latency, both with their intervals; one label a point."""
+    from matplotlib.ticker import MaxNLocator
+
+    with style(naming):
+        figure = new_figure(380, 285)
+        axes = figure.add_subplot()
+        frame(axes)
+        axes.grid(True, color=FAINT, linewidth=0.7)
+        for point in points:
+            _draw_point(axes, point)
+        axes.set_xlabel("Median latency, ms   (left is faster)")
+        axes.set_ylabel("Accuracy, %")
+        ends = [end for point in points for end in point.result.latency.median_interval_ms]
+        scale(axes, "x", min(ends), max(ends), padding=0.35)
+        axes.margins(y=0.18)
+        axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+        _place_labels(figure, axes, points)
+        return element(figure, naming)
+
+
+def _draw_point(axes: Axes, point: Point) -> None:
+    latency, accuracy = point.result.latency, point.result.accuracy
+    axes.errorbar(
+        latency.median_ms,
+        100 * accuracy.top1,
+        xerr=_reach(latency.median_ms, latency.median_interval_ms),
+        yerr=_reach(100 * accuracy.top1, (100 * accuracy.top1_interval[0], 100 * accuracy.top1_interval[1])),
+        fmt=MARKERS[point.series],
+        color=SERIES[point.series],
+        markersize=8,
+        elinewidth=1.5,
+        capsize=3,
+    )
+
+
+def _reach(value: float, interval: tuple[float, float]) -> list[list[float]]:
+    return [[max(value - interval[0], 0.0)], [max(interval[1] - value, 0.0)]]
+
+
+def _place_labels(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
+    """Write each variant's name at the first place beside its point where nothing else is."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    taken = [_mark(axes, point) for point in points]
+    for point in points:
+        for place in PLACES:
+            label = _label(axes, point, place)
+            box = label.get_window_extent()
+            inside = axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and axes.bbox.y0 <= box.y0
+            if inside and box.y1 <= figure.bbox.y1 and not box.count_overlaps(taken):
+                taken.append(box)
+                break
+            label.remove()
+        else:
+            _label(axes, point, PLACES[0])
+
+
+def _label(axes: Axes, point: Point, place: Place) -> Annotation:
+    end, offset, horizontal, vertical = place
+    accuracy = point.result.accuracy
+    at = accuracy.top1 if end is None else accuracy.top1_interval[end]
+    return axes.annotate(
+        point.result.variant,
+        (point.result.latency.median_ms, 100 * at),
+        xytext=offset,
+        textcoords="offset points",
+        color=SERIES[point.series],
+        fontweight="bold",
+        ha=horizontal,
+        va=vertical,
+    )
+
+
+def _mark(axes: Axes, point: Point) -> Any:
+    """Return the box on the canvas that a point and its intervals take up."""
+    from matplotlib.transforms import Bbox
+
+    latency, accuracy = point.result.latency, point.result.accuracy
+    corners = axes.transData.transform(
+        [
+            (latency.median_interval_ms[0], 100 * accuracy.top1_interval[0]),
+            (latency.median_interval_ms[1], 100 * accuracy.top1_interval[1]),
+        ]
+    )
+    return Bbox(corners).padded(4)

@@ -1,0 +1,152 @@
+"""A build file opened: its settings checked, its stages planned, its store ready."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.build import BuildTarget, plan, published, report_stage, resolve_targets, variants_of
+from pipeline.config import Settings, load_settings
+from pipeline.publish import publish
+from pipeline.run import Decision, Listener, Run
+from pipeline.stage import Stage, tool_versions
+from pipeline.store import Entry, Store, explained
+from targets.checks import check_request
+from targets.errors import CapabilityError, ToolchainMissing
+
+# Import name → the extra that brings it; what a build needs is checked before any work starts.
+TORCH_PACKAGES = {"torch": "torch", "safetensors": "torch", "torch_pruning": "torch"}
+ONNX_PACKAGES = {"onnx": "onnx", "onnxruntime": "onnx", "onnxsim": "onnx"}
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build did.
+
+    Args:
+        stages: how many there are.
+        ran: names of those that ran; the others were reused.
+        output: folder of the report, models and engines.
+        changed: paths in it that changed.
+    """
+
+    stages: int
+    ran: list[str]
+    output: Path
+    changed: list[str]
+
+
+class Session:
+    """One build file and what can be done with it.
+
+    Args:
+        path: the build file.
+        allow_code: it may name Python code that is not edgewright's own.
+        listener: told what happens.
+
+    Raises:
+        ConfigError: the build file is not valid.
+        ToolchainMissing: a package the build needs is not installed.
+        CapabilityError: a device cannot do what is asked of it.
+    """
+
+    def __init__(self, path: Path, allow_code: bool = False, listener: Listener | None = None) -> None:
+        self.settings: Settings = load_settings(path, allow_code)
+        self.folder = path.resolve().parent
+        self.output = self._below(self.settings.project.output)
+        self.targets: list[BuildTarget] = resolve_targets(self.settings, self.folder)
+        code_path = self.folder if allow_code else None
+        if code_path:
+            sys.path.insert(0, str(code_path))
+        self.runner = Run(
+            Store(self._below(self.settings.project.store)),
+            self.folder / ".edgewright" / self.settings.project.name,
+            self.output / "repro",
+            code_path,
+            listener or Listener(),
+        )
+
+    def build(self) -> BuildResult:
+        """Run what has to run, then hand over the results.
+
+        Raises:
+            EdgewrightError: what a stage raised; finished stages are kept.
+        """
+        self.check()
+        stages = self.stages()
+        self._prepare()
+        self.runner.run(stages)
+        last = report_stage(self.settings, self.targets, self.runner.entries)
+        self.runner.run([last])
+        changed = publish(self.output, published(self.settings, self.targets), self.runner.entries)
+        return BuildResult(len(stages) + 1, self.runner.ran, self.output, changed)
+
+    def run_only(self, *names: str) -> dict[str, Entry]:
+        """Run some stages that need no others, and return their outputs."""
+        self._prepare()
+        self.runner.run([stage for stage in self.stages() if stage.name in names])
+        return self.runner.entries
+
+    def explain(self) -> list[Decision]:
+        """Say what a build would do now, and why; runs nothing."""
+        decisions = self.runner.explain(self.stages())
+        if all(decision.action == "reuse" for decision in decisions):
+            last = report_stage(self.settings, self.targets, self.runner.entries)
+            return decisions + self.runner.explain([last])
+        return [*decisions, Decision("report", "wait", ("takes from the stages before it",))]
+
+    def stages(self) -> Sequence[Stage]:
+        """Every stage but the report."""
+        return plan(self.settings, self.folder, self.targets)
+
+    def check(self) -> None:
+        """Make sure everything is there before work starts."""
+        _need(ONNX_PACKAGES)
+        if self.settings.model.factory:
+            _need(TORCH_PACKAGES)
+        if self.settings.export.exporter == "dynamo" and self.settings.model.factory:
+            _need({"onnxscript": "torch"})
+        if self.settings.data.kind == "images":
+            _need({"PIL": "images"})
+        for target in self.targets:
+            _need({target.toolchain: {"onnxruntime": "onnx"}.get(target.toolchain, target.toolchain)})
+            _check_device(self.settings, target)
+
+    def _prepare(self) -> None:
+        self.runner.store.prepare()
+        with explained(self.runner.folder):
+            self.runner.folder.mkdir(parents=True, exist_ok=True)
+
+    def _below(self, path: str) -> Path:
+        return self.folder / Path(path).expanduser()
+
+
+def _need(packages: Mapping[str, str]) -> None:
+    for package, extra in packages.items():
+        if importlib.util.find_spec(package) is None:
+            raise ToolchainMissing(
+                f"this build needs the Python package {package!r}, which is not installed",
+                mend=f"pip install 'edgewright[{extra}]'",
+            )
+
+
+def _check_device(settings: Settings, target: BuildTarget) -> None:
+    precisions = [variant.precision for variant in variants_of(settings, target)]
+    violations = check_request(
+        target.device,
+        target.toolchain,
+        precisions=list(dict.fromkeys(precisions)),
+        opset=None if settings.model.onnx else settings.export.opset,
+        dynamic_batch=settings.export.dynamic_batch,
+        runtime_version=tool_versions((target.toolchain,))[target.toolchain],
+    )
+    if violations:
+        raise CapabilityError(
+            f"{target.device.name} with {target.toolchain} cannot do what the build asks of it:\n"
+            + "\n".join(f"    {violation}" for violation in violations),
+            where=f"target {target.name!r}",
+            mend="change the target, or what is asked of it",
+        )

@@ -1,0 +1,162 @@
+"""What a stage is, and what its key is made of."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("pipeline", "calibration", "targets")
+# Modules every stage imports but whose text cannot change what a stage computes.
+NOT_COMPUTING = frozenset({"targets.errors", "pipeline.stage"})
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An artefact another stage makes: its stage's name and the artefact's."""
+
+    stage: str
+    artefact: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A function from named artefacts and settings to artefacts, run in a process of its own.
+
+    Args:
+        name: shown to the user; unique in a build.
+        function: "module:function", called with a `Context`.
+        inputs: name inside the stage → artefact of an earlier stage.
+        files: name inside the stage → file or folder outside the store; part of the key.
+        beside: further files the function may read, such as a model's external data; their sizes and dates
+            are part of the key.
+        settings: JSON values; all of them are part of the key.
+        tools: distributions whose versions are part of the key.
+        fingerprint: of the device an engine is built or measured on.
+        modules: modules the function reaches by a name in its settings; their code is part of the key too.
+        environment: variables set before the child process starts; they change speed, never results.
+    """
+
+    name: str
+    function: str
+    inputs: Mapping[str, Ref] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    beside: tuple[Path, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[str, ...] = ()
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage's function is given.
+
+    Args:
+        inputs: name → file or folder of an artefact, read-only.
+        files: name → file outside the store, read-only.
+        settings: the stage's settings.
+        out: empty folder; every top-level file or folder left in it is an artefact.
+        debris: folder outside the store where a failing stage may leave what helps to mend it.
+        progress: called with what is being done, how much is done, and how much there is.
+    """
+
+    inputs: Mapping[str, Path]
+    files: Mapping[str, Path]
+    settings: Mapping[str, Any]
+    out: Path
+    debris: Path
+    progress: Progress
+
+
+def code_digest(stage: Stage) -> str:
+    """Digest of the code a stage can reach: its function's module, `modules`, and what they import of ours.
+
+    Comments, docstrings and formatting do not count: a stage runs again when what it does may have
+    changed, not when its description did.
+    """
+    roots = (stage.function.partition(":")[0], *stage.modules)
+    lines = [f"{name} {_module_digest(name)}" for name in sorted(_reachable(roots))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def tool_versions(tools: tuple[str, ...]) -> dict[str, str]:
+    """Versions of installed distributions and of the Python that runs them."""
+    versions = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for tool in tools:
+        try:
+            versions[tool] = importlib.metadata.version(tool)
+        except importlib.metadata.PackageNotFoundError:
+            versions[tool] = "not installed"
+    return versions
+
+
+def _reachable(roots: tuple[str, ...]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name not in NOT_COMPUTING:
+            found.add(name)
+            waiting.extend(_imports(name))
+    return found
+
+
+@cache
+def _source(module: str) -> Path | None:
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    path = _source(module)
+    tree = ast.parse(path.read_text(encoding="utf-8") if path else "")
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_docstring(body[0]):
+            body[0] = ast.Pass()
+    return tree
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+@cache
+def _module_digest(module: str) -> str:
+    return hashlib.sha256(ast.dump(_tree(module)).encode()).hexdigest()
+
+
+@cache
+def _imports(module: str) -> tuple[str, ...]:
+    names: set[str] = set()
+    for node in ast.walk(_tree(module)):
+        names.update(_named_by(node))
+    ours = {name for name in names if name.partition(".")[0] in PACKAGES}
+    return tuple(sorted(name for name in ours if _source(name) is not None))
+
+
+def _named_by(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+        yield node.module
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)

@@ -1,0 +1,150 @@
+"""compile, measure, evaluate: everything that needs a runtime."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluate import classifier, predict, restrict, score
+from pipeline.record import Accuracy
+from pipeline.stage import Context, Progress
+from pipeline.stages.data import evenly, read_preprocess, read_split
+from pipeline.task import Task
+from targets import environment
+from targets.capability import Capability
+from targets.checks import check_model
+from targets.errors import CapabilityError, ModelError
+from targets.measure import MeasureSettings, compare, open_timed, speedup
+from targets.preprocess import Preprocess
+from targets.toolchain import Engine, EngineOptions, load_toolchain
+
+DIFFERENT_INPUTS = 32
+
+
+def compile_engine(context: Context) -> None:
+    """Compile a model for a device. Artefact: engine, a folder with engine.json."""
+    settings = context.settings
+    model = context.inputs["model"]
+    violations = check_model(model, Capability.model_validate(settings["capability"]))
+    if violations:
+        raise CapabilityError(
+            f"the model cannot run on {settings['device']} with {settings['toolchain']}:\n"
+            + "\n".join(f"    {violation}" for violation in violations),
+            where=str(model),
+        )
+    folder = context.out / "engine"
+    folder.mkdir()
+    options = EngineOptions(settings["precision"], settings["threads"], settings["raw"])
+    load_toolchain(settings["toolchain"]).compile(model, settings["device"], options, folder)
+
+
+def measure(context: Context) -> None:
+    """Time all variants of a target against each other. Artefact: timings.json."""
+    toolchain = load_toolchain(context.settings["toolchain"])
+    images = evenly(read_split(context.inputs["calibrate"])[0], DIFFERENT_INPUTS)
+    prepared = read_preprocess(context.inputs["preprocess"])(images)
+    runners, inputs, opened = {}, {}, {}
+    for name, folder in context.inputs.items():
+        if name.startswith("engine "):
+            variant = name.removeprefix("engine ")
+            engine = Engine.load(folder)
+            spec = engine.inputs[0]
+            size = max(1, spec.shape[0])
+            inputs[variant] = [
+                {spec.name: np.resize(image[None], (size, *image.shape))} for image in prepared
+            ]
+            opened[variant] = open_timed(toolchain, engine, inputs[variant][0])
+            runners[variant] = opened[variant].runner
+    settings = MeasureSettings(**context.settings["measure"])
+    before = environment.state()
+    timings = compare(
+        runners,
+        inputs,
+        settings,
+        progress=lambda what, share: context.progress(what, round(share * 1000), 1000),
+    )
+    document = {
+        "variants": {
+            name: asdict(timing)
+            | {"load_ms": opened[name].load_ms, "first_inference_ms": opened[name].first_inference_ms}
+            for name, timing in timings.items()
+        },
+        "speedups": {
+            name: [
+                {"baseline": other, "ratio": faster.ratio, "interval": faster.interval}
+                for other in timings
+                if other != name
+                for faster in [speedup(timings[other].samples_ms, timings[name].samples_ms, settings)]
+            ]
+            for name in timings
+        },
+        "environment": {"facts": environment.facts(), "before": before, "after": environment.state()},
+    }
+    for runner in runners.values():
+        runner.close()
+    (context.out / "timings.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def evaluate(context: Context) -> None:
+    """Score an engine on the test split. Artefact: accuracy.json.
+
+    This is the only stage that is given the test split.
+    """
+    accuracy = score_engine(
+        Engine.load(context.inputs["engine"]),
+        Task.load(context.inputs["task"]),
+        context.inputs["test"],
+        read_preprocess(context.inputs["preprocess"]),
+        context.progress,
+    )
+    text = accuracy.model_dump_json(indent=1)
+    (context.out / "accuracy.json").write_text(text + "\n", encoding="utf-8")
+
+
+def score_engine(
+    engine: Engine, task: Task, split: Path, preprocess: Preprocess, progress: Progress
+) -> Accuracy:
+    """Run an engine over a split and score it for a task.
+
+    An engine with as many outputs as the task is taken as it is; one that tells apart all classes of the
+    data set is restricted to the task's.
+
+    Raises:
+        ModelError: the engine's outputs are neither.
+    """
+    images, labels = read_split(split)
+    labels = task.translate(labels)
+    mine = np.flatnonzero(labels >= 0)
+    runner = load_toolchain(engine.toolchain).open(engine)
+    try:
+        infer, batch = classifier(runner)
+        done = itertools.accumulate(itertools.repeat(batch))
+        scores = predict(
+            infer,
+            images if len(mine) == len(labels) else images[mine],
+            preprocess,
+            batch,
+            lambda _: progress("evaluating", min(next(done), len(mine)), len(mine)),
+        )
+    finally:
+        runner.close()
+    return score(_predictions(scores, task), labels[mine], task.outputs)
+
+
+def _predictions(scores: NDArray[np.float32], task: Task) -> NDArray[np.int64]:
+    if scores.shape[1] not in (len(task.outputs), len(task.known)):
+        raise ModelError(
+            f"the network gives {scores.shape[1]} scores; the task has {len(task.outputs)} outputs, "
+            f"the data {len(task.known)} classes",
+            where="task.classes",
+            mend="name the classes this network tells apart",
+        )
+    own = scores.shape[1] == len(task.outputs)
+    seen = scores if own else restrict(scores, task.wanted, other=task.other)
+    chosen: NDArray[np.int64] = seen.argmax(axis=1)
+    return chosen

@@ -1,0 +1,68 @@
+"""gate …: a model or engine must do what the one before it did, on the same real images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.onnxfile import describe, read_model
+from pipeline.parity import Thresholds, gate
+from pipeline.sides import Side, engine_side, onnx_side, torch_side
+from pipeline.stage import Context
+from pipeline.stages.data import evenly, read_preprocess, read_split
+from targets.toolchain import Engine, load_toolchain
+
+
+def check_export(context: Context) -> None:
+    """The torch network against its ONNX file. Artefact: gate.json."""
+    from pipeline.stages.networks import load_network
+
+    network = context.settings["network"]
+    module = load_network(context.settings["model"], context.inputs, network=network)
+    facts = describe(read_model(context.inputs["candidate"]))
+    reference = torch_side(
+        f"{network} in torch",
+        module,
+        [spec.name for spec in facts.inputs],
+        [spec.name for spec in facts.outputs],
+    )
+    _check(context, reference, onnx_side("exported ONNX", context.inputs["candidate"]))
+
+
+def check_simplify(context: Context) -> None:
+    """The ONNX file before and after simplification. Artefact: gate.json."""
+    _check_onnx(context, "ONNX as it came", "simplified ONNX")
+
+
+def check_quantize(context: Context) -> None:
+    """The float model and the quantized one. Artefact: gate.json."""
+    _check_onnx(context, "float ONNX", "quantized ONNX")
+
+
+def check_engine(context: Context) -> None:
+    """An ONNX file, run as it is written, and the engine compiled from it. Artefact: gate.json."""
+    model = context.inputs["reference"]
+    engine = Engine.load(context.inputs["candidate"])
+    candidate = engine_side(f"{engine.toolchain} engine", load_toolchain(engine.toolchain), engine, model)
+    _check(context, onnx_side("its ONNX", model), candidate)
+
+
+def _check_onnx(context: Context, reference: str, candidate: str) -> None:
+    _check(
+        context,
+        onnx_side(reference, context.inputs["reference"]),
+        onnx_side(candidate, context.inputs["candidate"]),
+    )
+
+
+def _check(context: Context, reference: Side, candidate: Side) -> None:
+    settings = context.settings
+    images = evenly(read_split(context.inputs["calibrate"])[0], settings["samples"])
+    inputs = {_input_name(candidate.model): read_preprocess(context.inputs["preprocess"])(images)}
+    limits = Thresholds(**settings["limits"])
+    outcome = gate(settings["name"], reference, candidate, inputs, limits, context.debris)
+    (context.out / "gate.json").write_text(outcome.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def _input_name(model: Path | None) -> str:
+    assert model is not None
+    return describe(read_model(model)).inputs[0].name

@@ -1,0 +1,65 @@
+"""model, simplify: ONNX files, somebody's own or this build's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.macs import count_macs
+from pipeline.onnxfile import ModelFacts, describe, read_model, write_model
+from pipeline.simplify import simplify
+from pipeline.stage import Context
+from targets.errors import ModelError
+
+
+def take(context: Context) -> None:
+    """Check somebody's ONNX file and copy it with its external data. Artefact: model.onnx."""
+    path = context.files["model"]
+    model = read_model(path)
+    _check_fits(describe(model), _image_shape(context), path)
+    write_model(model, context.out / "model.onnx")
+
+
+def simplify_onnx(context: Context) -> None:
+    """Simplify a float model. Artefacts: model.onnx, facts.json."""
+    out = context.out / "model.onnx"
+    nodes = simplify(context.inputs["model"], out)
+    model = read_model(out)
+    facts = describe(model)
+    document: dict[str, Any] = nodes | {
+        "macs": count_macs(model),
+        "parameters": facts.parameters,
+        "onnx_size_bytes": out.stat().st_size,
+        "inputs": [asdict(spec) for spec in facts.inputs],
+        "outputs": [asdict(spec) for spec in facts.outputs],
+        "operators": facts.operators,
+    }
+    (context.out / "facts.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _image_shape(context: Context) -> list[int]:
+    facts = json.loads(context.inputs["facts"].read_text(encoding="utf-8"))
+    height, width, channels = facts["image_shape"]
+    return [channels, height, width] if context.settings["layout"] == "NCHW" else [height, width, channels]
+
+
+def _check_fits(facts: ModelFacts, image: list[int], path: Path) -> None:
+    """One float image goes in, one row of scores comes out."""
+    if len(facts.inputs) != 1:
+        raise ModelError(
+            f"the model has {len(facts.inputs)} inputs; a build takes classifiers of one image",
+            where=str(path),
+            mend="give a model with one input",
+        )
+    spec = facts.inputs[0]
+    fits = len(spec.shape) == 4 and all(
+        want in (-1, have) for want, have in zip(spec.shape[1:], image, strict=True)
+    )
+    if spec.dtype != "float32" or not fits:
+        raise ModelError(
+            f"the model takes {spec.dtype} {list(spec.shape)}, the data gives float32 {[1, *image]}",
+            where=f"{path}: input {spec.name!r}",
+            mend="set data.resize or data.layout, or export the model for this size",
+        )

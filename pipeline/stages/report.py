@@ -1,0 +1,182 @@
+"""report: the record put together from what the other stages left, and rendered."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.headline import headline
+from pipeline.record import Record
+from pipeline.report import render
+from pipeline.stage import Context
+from pipeline.task import Task
+from targets.toolchain import Engine
+
+NETWORKS = ("teacher", "student", "model")
+PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "openvino", "torch", "torch-pruning")
+
+
+def write(context: Context) -> None:
+    """Render the report. Artefacts: report.html, report.json, report.md."""
+    render(assemble(context.settings, Artefacts(context.inputs)), context.out)
+
+
+class Artefacts:
+    """JSON artefacts of the build's stages.
+
+    Args:
+        paths: "stage/artefact" → file or folder.
+    """
+
+    def __init__(self, paths: Mapping[str, Path]) -> None:
+        self.paths = paths
+
+    def __call__(self, stage: str, artefact: str) -> Any:
+        """The artefact's content, or None when the build has no such stage."""
+        path = self.paths.get(f"{stage}/{artefact}")
+        return None if path is None else json.loads(path.read_text(encoding="utf-8"))
+
+    def engine(self, stage: str) -> Engine:
+        """The engine a stage compiled."""
+        return Engine.load(self.paths[f"{stage}/engine"])
+
+
+def assemble(settings: Mapping[str, Any], artefacts: Artefacts) -> Record:
+    """Put the record together.
+
+    Args:
+        settings: of the report stage: all of build.toml, the targets and what every stage cost.
+        artefacts: what the other stages left.
+    """
+    build = settings["settings"]
+    project = build["project"]
+    networks = [name for name in NETWORKS if artefacts(f"simplify {name}", "facts.json")]
+    results = {target["name"]: _results(target, artefacts) for target in settings["targets"]}
+    data = artefacts("data", "facts.json")
+    return Record.model_validate(
+        {
+            "project": {
+                "name": project["name"],
+                "version": project["version"],
+                "description": project["description"],
+                "edgewright_version": importlib.metadata.version("edgewright"),
+                "command": "edgewright build",
+                "finished_at": max(stage["finished_at"] for stage in settings["stages"]),
+                "settings": build,
+            },
+            "data": {key: value for key, value in data.items() if key != "classes"},
+            "task": _task(artefacts),
+            "networks": [_network(name, build, artefacts) for name in networks],
+            "targets": [
+                _target(target, results[target["name"]], artefacts) for target in settings["targets"]
+            ],
+            "results": [result for rows in results.values() for result in rows],
+            "gates": [
+                artefacts(stage["name"], "gate.json")
+                for stage in settings["stages"]
+                if stage["name"].startswith("gate ")
+            ],
+            "stages": settings["stages"],
+            "environments": {
+                target["name"]: artefacts(f"measure {target['name']}", "timings.json")["environment"]
+                for target in settings["targets"]
+            },
+            "packages": _versions(),
+            "seeds": {"project.seed": project["seed"], "bootstrap": 0},
+        }
+    )
+
+
+def _task(artefacts: Artefacts) -> dict[str, Any]:
+    document = artefacts("task", "task.json")
+    task = Task(tuple(document["known"]), tuple(document["wanted"]), document["other"])
+    return {
+        "wanted": [task.known[label] for label in task.wanted],
+        "outputs": task.outputs,
+        "other": task.other,
+    }
+
+
+def _network(name: str, build: Mapping[str, Any], artefacts: Artefacts) -> dict[str, Any]:
+    facts = artefacts(f"simplify {name}", "facts.json")
+    torch_facts = artefacts(name, "facts.json")
+    plan = artefacts("structure", "plan.json") if name == "student" else None
+    widths, kept = (plan["widths"], plan["keep"]) if plan else ({}, {})
+    return {
+        "name": name,
+        "origin": torch_facts["origin"] if torch_facts else f"ONNX file {build['model']['onnx']}",
+        "parameters": facts["parameters"],
+        "macs": facts["macs"],
+        "input_shape": facts["inputs"][0]["shape"],
+        "outputs": facts["outputs"][0]["shape"][-1],
+        "opset": facts["opset"],
+        "onnx_size_bytes": facts["onnx_size_bytes"],
+        "widths": [
+            {"layer": layer, "before": width, "after": len(kept[layer])} for layer, width in widths.items()
+        ],
+    }
+
+
+def _results(target: Mapping[str, Any], artefacts: Artefacts) -> list[dict[str, Any]]:
+    timings = artefacts(f"measure {target['name']}", "timings.json")
+    product = target["variants"][-1]
+    return [
+        {
+            "target": target["name"],
+            "variant": variant["name"],
+            "network": variant["network"],
+            "precision": variant["precision"],
+            "role": _role(variant, product),
+            "engine": _engine(target, variant, artefacts),
+            "latency": timings["variants"][variant["name"]],
+            "speedups": timings["speedups"][variant["name"]],
+            "accuracy": artefacts(f"evaluate {target['name']} {variant['name']}", "accuracy.json"),
+        }
+        for variant in target["variants"]
+    ]
+
+
+def _role(variant: Mapping[str, Any], product: Mapping[str, Any]) -> str:
+    if variant == product:
+        return "product"
+    return "float twin" if variant["network"] == product["network"] else "baseline"
+
+
+def _engine(target: Mapping[str, Any], variant: Mapping[str, Any], artefacts: Artefacts) -> dict[str, Any]:
+    engine = artefacts.engine(f"compile {target['name']} {variant['name']}")
+    return {
+        "path": variant["engine_path"],
+        "sha256": dict(engine.files),
+        "size_bytes": engine.size_bytes,
+        "onnx_path": variant["onnx_path"],
+        "onnx_size_bytes": artefacts(variant["onnx_stage"], "facts.json")["onnx_size_bytes"],
+        "notes": list(engine.notes),
+    }
+
+
+def _target(target: Mapping[str, Any], results: list[dict[str, Any]], artefacts: Artefacts) -> dict[str, Any]:
+    product = target["variants"][-1]
+    engine = artefacts.engine(f"compile {target['name']} {product['name']}")
+    return {
+        "name": target["name"],
+        "device": target["device"],
+        "toolchain": target["toolchain"],
+        "toolchain_version": engine.toolchain_version,
+        "threads": target["threads"],
+        "product": product["name"],
+        "fingerprint": target["fingerprint"],
+        "headline": headline(target["name"], results),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,160 @@
+"""compile, bench and evaluate outside of a build: single engines, by hand or from a script."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.onnxfile import describe, read_model
+from pipeline.record import Accuracy
+from pipeline.run import Listener
+from pipeline.session import Session
+from pipeline.stages.data import read_preprocess
+from pipeline.stages.engines import score_engine
+from pipeline.store import explained
+from pipeline.task import Task
+from targets.capability import load_device
+from targets.checks import check_model, check_request
+from targets.errors import CapabilityError, ConfigError, DataError
+from targets.measure import MeasureSettings, Timing, compare
+from targets.tensors import sample_inputs
+from targets.toolchain import Engine, EngineOptions, load_toolchain
+
+RANDOM_INPUTS = 8
+
+
+def compile_model(
+    model: Path, device_name: str, toolchain: str | None, precision: str | None, threads: int, out: Path
+) -> Engine:
+    """Check an ONNX model against a device and compile it.
+
+    Args:
+        model: ONNX file.
+        device_name: a device file's name or path, or "this-machine".
+        toolchain: None for the device's first.
+        precision: None for "int8" when the model carries QDQ, else "fp32".
+        threads: of one inference; 0 for all cores.
+        out: folder that must not exist yet, or be empty.
+
+    Raises:
+        ModelError, CapabilityError, ToolchainMissing, ConfigError: as they say.
+    """
+    device = load_device(device_name)
+    name = toolchain or next(iter(device.toolchains))
+    capability = device.capability(name)
+    facts = describe(read_model(model))
+    quantized = "QuantizeLinear" in facts.operators
+    chosen = precision or ("int8" if quantized else "fp32")
+    if chosen == "int8" and not quantized:
+        raise ConfigError(
+            "the model carries no QDQ, so it cannot become an INT8 engine",
+            where=str(model),
+            mend="quantize it first (a build does), or choose --precision fp32",
+        )
+    tool = load_toolchain(name)
+    violations = check_request(
+        device,
+        name,
+        precisions=[chosen],
+        opset=facts.opset,
+        dynamic_batch=any(-1 in spec.shape for spec in facts.inputs),
+        runtime_version=tool.probe().version or "",
+    ) or check_model(model, capability)
+    if violations:
+        lines = "\n".join(f"    {violation}" for violation in violations)
+        raise CapabilityError(
+            f"the model cannot run on {device.name} with {name}:\n{lines}", where=str(model)
+        )
+    return _whole(
+        out, lambda folder: tool.compile(model, device.name, EngineOptions(chosen, threads), folder)
+    )
+
+
+def bench_engines(
+    folders: Sequence[Path], inputs: Path | None, samples: int, seconds: float
+) -> dict[str, Timing]:
+    """Time engines against each other, interleaved.
+
+    Args:
+        folders: of engines; they may be of different toolchains.
+        inputs: .npz with one array [N, …] for every input; None for random ones.
+        samples: at least so many of each.
+        seconds: at least so long, all together.
+    """
+    engines = {str(folder): Engine.load(folder) for folder in folders}
+    runners = {name: load_toolchain(engine.toolchain).open(engine) for name, engine in engines.items()}
+    try:
+        given = {name: _inputs(engine, inputs) for name, engine in engines.items()}
+        settings = MeasureSettings(min_samples=samples, min_s=seconds, max_s=max(60.0, 4 * seconds))
+        return compare(runners, given, settings)
+    finally:
+        for runner in runners.values():
+            runner.close()
+
+
+def evaluate_engine(
+    folder: Path, build_file: Path, split: str, allow_code: bool, listener: Listener
+) -> Accuracy:
+    """Score an engine on a split of a build file's data, for its task.
+
+    Args:
+        folder: of the engine.
+        build_file: names data and task; their stages run if they have not yet.
+        split: "select" or "test".
+        allow_code: the build file may name Python code.
+        listener: told about the stages.
+    """
+    engine = Engine.load(folder)
+    session = Session(build_file, allow_code, listener)
+    entries = session.run_only("data", "task")
+    return score_engine(
+        engine,
+        Task.load(entries["task"].out / "task.json"),
+        entries["data"].out / cast(Literal["select", "test"], split),
+        read_preprocess(entries["data"].out / "preprocess.json"),
+        listener.progress,
+    )
+
+
+def _whole(out: Path, make: Any) -> Engine:
+    """Make an engine beside its place and rename it, so that nobody finds half of one."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(
+            "there is something already", where=str(out), mend="remove it, or name another --out"
+        )
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    with explained(out):
+        beside.mkdir(parents=True)
+        try:
+            make(beside)
+            if out.exists():
+                out.rmdir()
+            beside.rename(out)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return Engine.load(out)
+
+
+def _inputs(engine: Engine, path: Path | None) -> list[Mapping[str, NDArray[Any]]]:
+    if path is None:
+        return [sample_inputs(engine.inputs, seed) for seed in range(RANDOM_INPUTS)]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {spec.name: archive[spec.name] for spec in engine.inputs}
+    except KeyError as error:
+        raise DataError(
+            f"the file has no array for the input {error}",
+            where=str(path),
+            mend=f"give arrays {', '.join(spec.name for spec in engine.inputs)}",
+        ) from error
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"cannot read the inputs: {error}", where=str(path)) from error
+    count = min(len(array) for array in arrays.values())
+    return [{name: array[index : index + 1] for name, array in arrays.items()} for index in range(count)]

@@ -1,0 +1,212 @@
+"""Content-addressed stage outputs: written beside, renamed when whole, shared by builds that run at once.
+
+A store is a folder:
+
+    objects/ab/abcd…/entry.json     what the entry is, what its key was made of, size and sha256 of every file
+    objects/ab/abcd…/out/…          the artefacts: every top-level file or folder here is one
+    work/abcd…/                     an output being made; worthless after a crash, removed by the next run
+    locks/abcd….lock                held while the output of that key is being made
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from targets.errors import StoreError
+from targets.toolchain import file_sha256
+
+ENTRY_SCHEMA = "edgewright.entry/1"
+
+KeyParts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One finished stage output.
+
+    Args:
+        folder: where it lies in the store.
+        stage: name of the stage that made it first.
+        key: digest of `parts`.
+        parts: everything the output depends on.
+        files: path inside out/ → (size in bytes, sha256).
+        seconds: wall time of the run that made it.
+        peak_memory_bytes: of the child process that made it.
+        finished_at: UTC, ISO 8601.
+    """
+
+    folder: Path
+    stage: str
+    key: str
+    parts: KeyParts
+    files: Mapping[str, tuple[int, str]]
+    seconds: float
+    peak_memory_bytes: int
+    finished_at: str
+
+    @property
+    def out(self) -> Path:
+        """The folder of artefacts."""
+        return self.folder / "out"
+
+    def digest(self, artefact: str | None = None) -> str:
+        """Digest of one artefact, or of the whole output: of names and contents, not of dates.
+
+        Raises:
+            KeyError: the stage made no such artefact.
+        """
+        lines = [
+            f"{sha} {name}"
+            for name, (_, sha) in sorted(self.files.items())
+            if artefact is None or name == artefact or name.startswith(artefact + "/")
+        ]
+        if not lines:
+            raise KeyError(f"stage {self.stage!r} made no artefact {artefact!r}")
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def key_of(parts: KeyParts) -> str:
+    """Return the key of an output: sha256 of its parts as canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Store:
+    """The stage outputs below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def prepare(self) -> None:
+        """Create the folders and make sure they can be written.
+
+        Raises:
+            StoreError: no permission, a read-only or full disk, or a file in the way.
+        """
+        with explained(self.root):
+            for name in ("objects", "work", "locks"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            probe = self.root / "work" / f".probe-{os.getpid()}"
+            probe.write_bytes(b"x")
+            probe.unlink()
+
+    def find(self, key: str) -> Entry | None:
+        """Return the entry of that key, or None when it is missing or not whole."""
+        folder = self._folder(key)
+        try:
+            document = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
+            if document.pop("schema") != ENTRY_SCHEMA or document["key"] != key:
+                return None
+            document["files"] = {name: (size, sha) for name, (size, sha) in document["files"].items()}
+            entry = Entry(folder=folder, **document)
+            whole = all((entry.out / name).stat().st_size == size for name, (size, _) in entry.files.items())
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return entry if whole else None
+
+    @contextmanager
+    def making(self, key: str, waiting: Any = None) -> Iterator[Path]:
+        """Hold the lock of a key and give an empty folder to make its output in.
+
+        The lock is the kernel's: it is gone when the process is, however it died. `waiting()` is called
+        once when another build holds it. The folder is removed on the way out unless it was committed.
+        """
+        work = self.root / "work" / key
+        with explained(self.root):
+            lock = FileLock(str(self.root / "locks" / f"{key}.lock"))
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                if waiting is not None:
+                    waiting()
+                lock.acquire()
+            try:
+                shutil.rmtree(work, ignore_errors=True)
+                (work / "out").mkdir(parents=True)
+                yield work
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+                lock.release()
+
+    def commit(
+        self, work: Path, *, stage: str, key: str, parts: KeyParts, seconds: float, memory: int, now: str
+    ) -> Entry:
+        """Turn a finished work folder into the entry of its key, all or nothing.
+
+        Args:
+            work: the folder `making` gave; everything below work/out is kept.
+            stage: the stage's name.
+            key: what `find` will look for.
+            parts: what the key was made of.
+            seconds: wall time of the stage.
+            memory: peak resident bytes of the stage.
+            now: UTC, ISO 8601.
+        """
+        with explained(self.root):
+            files = {
+                path.relative_to(work / "out").as_posix(): (path.stat().st_size, file_sha256(path))
+                for path in sorted((work / "out").rglob("*"))
+                if path.is_file()
+            }
+            entry = Entry(self._folder(key), stage, key, parts, files, seconds, memory, now)
+            document = asdict(entry) | {"schema": ENTRY_SCHEMA}
+            del document["folder"]
+            (work / "entry.json").write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")
+            _sync(work)
+            entry.folder.parent.mkdir(parents=True, exist_ok=True)
+            # Something is there only when it was found damaged: whoever holds the lock replaces it.
+            shutil.rmtree(entry.folder, ignore_errors=True)
+            work.rename(entry.folder)
+            _sync_folder(entry.folder.parent)
+        return entry
+
+    def _folder(self, key: str) -> Path:
+        return self.root / "objects" / key[:2] / key
+
+
+@contextmanager
+def explained(where: Path) -> Iterator[None]:
+    """Turn what the operating system says about a disk into a StoreError that says how to mend it."""
+    reasons = {
+        errno.ENOSPC: ("the disk is full", "free some space, then run the same command again"),
+        errno.EDQUOT: ("the disk quota is used up", "free some space, then run the same command again"),
+        errno.EROFS: ("the file system is read-only", "choose another folder (project.store in build.toml)"),
+        errno.EACCES: ("no permission to write", "choose another folder, or change its permissions"),
+        errno.EPERM: ("no permission to write", "choose another folder, or change its permissions"),
+        errno.ENOTDIR: ("a file is where a folder should be", "move it away, or choose another folder"),
+        errno.EEXIST: ("a file is where a folder should be", "move it away, or choose another folder"),
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in reasons:
+            raise
+        what, mend = reasons[error.errno]
+        raise StoreError(what, where=str(error.filename or where), mend=mend) from error
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,133 @@
+"""Results of the verbs as text for people and as JSON values for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.record import Accuracy
+    from pipeline.run import Decision
+    from pipeline.session import BuildResult
+    from targets.measure import Timing
+    from targets.toolchain import Engine
+
+ACTIONS = {"run": "run  ", "reuse": "reuse", "wait": "wait "}
+
+
+def build_document(result: BuildResult) -> dict[str, Any]:
+    """What a build did."""
+    return {
+        "stages": result.stages,
+        "ran": result.ran,
+        "report": str(result.output / "report.html"),
+        "changed": result.changed,
+    }
+
+
+def build_text(result: BuildResult) -> str:
+    """What a build did, the headlines first."""
+    from pipeline.report import load
+
+    report = result.output / "report.html"
+    if not result.ran and not result.changed:
+        return f"Nothing to do: all {result.stages} stages are up to date. The report: {report}"
+    headlines = [target.headline for target in load(result.output / "report.json").targets]
+    reused = result.stages - len(result.ran)
+    counts = f"{len(result.ran)} stages ran, {reused} were reused."
+    return "\n".join(["", *headlines, "", counts, f"The report: {report}"])
+
+
+def decisions_text(decisions: Sequence[Decision]) -> str:
+    """One line a stage, its reasons below."""
+    lines = []
+    for decision in decisions:
+        first, *rest = decision.reasons
+        lines.append(f"{ACTIONS[decision.action]}  {decision.stage}: {first}")
+        lines.extend(f"         {reason}" for reason in rest)
+    return "\n".join(lines)
+
+
+def doctor_text(document: Mapping[str, Any]) -> str:
+    """The doctor's findings as a list."""
+    lines = [f"this machine is: {document['this_machine']}", ""]
+    for finding in document["findings"]:
+        mark = "✓" if finding["works"] else "✗"
+        lines.append(f"{mark} {finding['name']:<14} {finding['version'] or '-':<12} {finding['detail']}")
+        if finding["mend"]:
+            lines.append(f"{'':<30}→ {finding['mend']}")
+    return "\n".join(lines)
+
+
+def devices_document() -> list[dict[str, Any]]:
+    """All devices and their toolchains."""
+    from targets.capability import device_names, load_device
+
+    return [load_device(name).model_dump(mode="json") for name in device_names()]
+
+
+def devices_text() -> str:
+    """One line a device and toolchain."""
+    lines = [f"{'device':<18} {'toolchain':<13} {'precisions':<22} {'activations':<17} align  shapes   opset"]
+    for device in devices_document():
+        for name, capability in device["toolchains"].items():
+            convention = capability["quantization"] or {}
+            lines.append(
+                f"{device['name']:<18} {name:<13} {' '.join(capability['precisions']):<22} "
+                f"{convention.get('activations', '-'):<17} {capability['channel_alignment']:<6} "
+                f"{capability['shapes']:<8} {capability['opset_min']}-{capability['opset_max']}"
+            )
+    return "\n".join(lines)
+
+
+def engine_document(engine: Engine) -> dict[str, Any]:
+    """An engine's facts."""
+    return asdict(engine) | {"folder": str(engine.folder), "size_bytes": engine.size_bytes}
+
+
+def engine_text(engine: Engine) -> str:
+    """An engine in a few lines."""
+    lines = [
+        f"{engine.folder}: {engine.options.precision}, {engine.toolchain} {engine.toolchain_version}, "
+        f"{engine.size_bytes:,} bytes"
+    ]
+    lines.extend(f"  input  {spec.name}: {spec.dtype} {list(spec.shape)}" for spec in engine.inputs)
+    lines.extend(f"  output {spec.name}: {spec.dtype} {list(spec.shape)}" for spec in engine.outputs)
+    lines.extend(f"  note   {note}" for note in engine.notes)
+    return "\n".join(lines)
+
+
+def timings_document(timings: Mapping[str, Timing]) -> dict[str, Any]:
+    """Timings as JSON values."""
+    return {name: asdict(timing) for name, timing in timings.items()}
+
+
+def timings_text(timings: Mapping[str, Timing]) -> str:
+    """One line an engine."""
+    width = max(len(name) for name in timings)
+    lines = [f"{'engine':<{width}}  median ms [95 % interval]       p90      p99      samples"]
+    for name, timing in timings.items():
+        low, high = timing.median_interval_ms
+        lines.append(
+            f"{name:<{width}}  {timing.median_ms:<9.4f} [{low:.4f}, {high:.4f}]{'':<5} "
+            f"{_or_dash(timing.p90_ms):<8} {_or_dash(timing.p99_ms):<8} {timing.samples}"
+        )
+    return "\n".join(lines)
+
+
+def accuracy_text(accuracy: Accuracy) -> str:
+    """Accuracy with its interval, then recall by class."""
+    low, high = accuracy.top1_interval
+    lines = [
+        f"top-1 {accuracy.top1:.2%} [{low:.2%}, {high:.2%}], {accuracy.correct} of {accuracy.images} images"
+    ]
+    width = max(len(each.label) for each in accuracy.classes)
+    for each in accuracy.classes:
+        recall = "-" if each.recall is None else f"{each.recall:.1%}"
+        lines.append(f"  {each.label:<{width}}  recall {recall:>6} of {each.count}")
+    return "\n".join(lines)
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,167 @@
+"""What a build or a model asks of a device, against what the device can do: every violation, none raised."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Iterator, NamedTuple, Sequence
+
+from packaging.specifiers import SpecifierSet
+
+from targets.errors import ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnx
+
+    from targets.capability import Capability, Device
+
+# QuantizeLinear has a scale per channel since this opset (ONNX operator changelog).
+PER_CHANNEL_OPSET = 13
+
+
+class Violation(NamedTuple):
+    """One thing asked of a device that it cannot do.
+
+    Args:
+        rule: what the device demands.
+        found: what was asked for, or lies in the model.
+        mend: what to change.
+    """
+
+    rule: str
+    found: str
+    mend: str
+
+    def __str__(self) -> str:
+        """Return all of it on one line."""
+        return f"{self.rule}; found {self.found}; {self.mend}"
+
+
+def check_request(
+    device: Device,
+    toolchain: str | None,
+    *,
+    precisions: Sequence[str],
+    opset: int,
+    dynamic_batch: bool,
+    runtime_version: str | None,
+) -> list[Violation]:
+    """Check what a build asks for, before any work is done.
+
+    Args:
+        device: as `load_device` returns it.
+        toolchain: name, or None for the device's first.
+        precisions: of the engines to build.
+        opset: of the exported ONNX model.
+        dynamic_batch: the model takes batches of any size.
+        runtime_version: version installed where the engine is compiled; None when it is not known yet.
+
+    Raises:
+        ConfigError: the device has no such toolchain.
+    """
+    capability = device.capability(toolchain)
+    violations = [_precision(capability, precision) for precision in precisions]
+    violations += [_opset(capability, opset), _shapes(capability, "the batch" if dynamic_batch else "")]
+    violations += [_per_channel(precisions, opset), _runtime(capability, runtime_version)]
+    return [violation for violation in violations if violation]
+
+
+def check_model(model_path: Path, capability: Capability) -> list[Violation]:
+    """Check an ONNX file: opset, operators, dynamic shapes. Weights are not read.
+
+    Raises:
+        ModelError: the file is missing or no ONNX model.
+    """
+    model = _load(model_path)
+    violations = [_opset(capability, opset.version) for opset in model.opset_import if not opset.domain]
+    violations += _operators(capability, model)
+    violations += [_shapes(capability, name) for name in _dynamic_inputs(model.graph)]
+    return [violation for violation in violations if violation]
+
+
+def _precision(capability: Capability, precision: str) -> Violation | None:
+    if precision in capability.precisions:
+        return None
+    able = ", ".join(capability.precisions)
+    return Violation(f"computes in {able}", precision, f"ask for one of: {able}")
+
+
+def _opset(capability: Capability, opset: int) -> Violation | None:
+    if capability.opset_min <= opset <= capability.opset_max:
+        return None
+    allowed = f"{capability.opset_min} to {capability.opset_max}"
+    return Violation(
+        f"takes ONNX opset {allowed}", f"opset {opset}", f"export, or convert the model, to opset {allowed}"
+    )
+
+
+def _per_channel(precisions: Sequence[str], opset: int) -> Violation | None:
+    if "int8" not in precisions or opset >= PER_CHANNEL_OPSET:
+        return None
+    return Violation(
+        f"int8 needs ONNX opset {PER_CHANNEL_OPSET} or later (scales per channel)",
+        f"opset {opset}",
+        f"export at opset {PER_CHANNEL_OPSET} or later",
+    )
+
+
+def _shapes(capability: Capability, dynamic: str) -> Violation | None:
+    if capability.shapes == "dynamic" or not dynamic:
+        return None
+    return Violation("takes static shapes only", f"{dynamic} is dynamic", "export with a fixed shape")
+
+
+def _runtime(capability: Capability, version: str | None) -> Violation | None:
+    if version is None or SpecifierSet(capability.runtime).contains(version, prereleases=True):
+        return None
+    return Violation(
+        f"needs a runtime {capability.runtime}", version, f"install a version {capability.runtime}"
+    )
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (OSError, DecodeError, ValueError) as error:
+        raise ModelError(
+            f"the ONNX file cannot be read: {error}", where=str(path), mend="export the model again"
+        ) from error
+    if not model.graph.output:
+        raise ModelError(
+            "the ONNX file holds no graph", where=str(path), mend="export the model again; it is empty"
+        )
+    return model
+
+
+def _operators(capability: Capability, model: onnx.ModelProto) -> list[Violation | None]:
+    bodies = [model.graph.node, *(function.node for function in model.functions)]
+    found: dict[str, str] = {}
+    for node in (node for body in bodies for node in _nodes(body)):
+        if node.op_type in capability.unsupported_operators and node.domain in ("", "ai.onnx"):
+            found.setdefault(node.op_type, node.name or ", ".join(node.output))
+    return [
+        Violation(f"does not run {operator}", f"node {node}", capability.unsupported_operators[operator])
+        for operator, node in found.items()
+    ]
+
+
+def _nodes(body: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """All nodes, those inside If, Loop and Scan too."""
+    for node in body:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _nodes(graph.node)
+
+
+def _dynamic_inputs(graph: onnx.GraphProto) -> list[str]:
+    constants = {tensor.name for tensor in graph.initializer}
+    return [
+        f"input {value.name}"
+        for value in graph.input
+        if value.name not in constants
+        and not all(length.dim_value > 0 for length in value.type.tensor_type.shape.dim)
+    ]

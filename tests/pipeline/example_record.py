@@ -1,0 +1,315 @@
+"""A build record as the footwear sorter leaves it, with a losing cell, and ways to vary it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+
+from pipeline.record import Record
+
+LABELS = ["Sandal", "Sneaker", "Ankle boot", "other"]
+COUNTS = [1000, 1000, 1000, 7000]
+# (variant, network, precision, role, engine bytes, ONNX bytes, images wrong by true class and prediction)
+VARIANTS = (
+    ("teacher fp32", "teacher", "fp32", "baseline", 1_148_002, 1_141_846),
+    ("student fp32", "student", "fp32", "float twin", 297_410, 292_167),
+    ("student int8", "student", "int8", "product", 97_204, 88_523),
+)
+CONFUSION = {
+    "teacher fp32": [[975, 16, 6, 3], [5, 974, 21, 0], [2, 27, 971, 0], [4, 1, 1, 6994]],
+    "student fp32": [[969, 21, 7, 3], [6, 969, 25, 0], [3, 30, 966, 1], [6, 2, 1, 6991]],
+    "student int8": [[967, 22, 8, 3], [7, 967, 26, 0], [3, 31, 965, 1], [7, 2, 1, 6990]],
+}
+MEDIAN_MS = {
+    "x86-avx2-openvino": {"teacher fp32": 1.874, "student fp32": 0.529, "student int8": 0.236},
+    "any-onnxruntime": {"teacher fp32": 2.213, "student fp32": 0.604, "student int8": 0.689},
+    "x86-avx2-onnxruntime": {"teacher fp32": 2.208, "student fp32": 0.601, "student int8": 0.598},
+}
+WIDTHS = (("stem", 32, 16), ("layer1", 32, 16), ("layer2", 64, 32), ("layer3", 128, 62), ("layer4", 192, 94))
+FACTS = {
+    "cpu_model": "AMD EPYC 7B13",
+    "cores": "2",
+    "smt": "off",
+    "governor": "performance",
+    "frequency_max_mhz": "3500",
+    "virtual_machine": "yes",
+    "memory_mib": "7961",
+    "system": "Debian GNU/Linux 12 (bookworm)",
+    "kernel": "6.1.0-28-amd64",
+}
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def example(
+    targets: tuple[str, ...] = ("x86-avx2-openvino", "any-onnxruntime"), samples: int = 700
+) -> Record:
+    """Return the record of a whole build; INT8 loses on "any-onnxruntime", ties on the third target."""
+    return Record.model_validate(document(targets, samples))
+
+
+def document(targets: tuple[str, ...] = tuple(MEDIAN_MS)[:2], samples: int = 700) -> dict[str, Any]:
+    """Return the same as plain data, to be changed and validated by a test."""
+    return {
+        "schema": "edgewright.record/1",
+        "project": project(targets),
+        "data": {
+            "name": "Fashion-MNIST",
+            "source": "Debian package dataset-fashion-mnist 0.0~git20200523.55506a9-1",
+            "licence": "MIT",
+            "sha256": digest("data"),
+            "image_shape": [28, 28, 1],
+            "split_seed": 7,
+            "split_sizes": {"train": 54_000, "select": 4_000, "calibrate": 2_000, "test": 10_000},
+        },
+        "task": {"wanted": LABELS[:3], "outputs": LABELS, "other": True},
+        "networks": networks(),
+        "targets": [target(name) for name in targets],
+        "results": [result(name, *variant, samples) for name in targets for variant in VARIANTS],
+        "gates": gates(targets),
+        "stages": stages(targets),
+        "environments": {name: environment() for name in targets},
+        "packages": {"numpy": "2.3.5", "onnx": "1.23.0", "onnxruntime": "1.31.0", "openvino": "2026.4.0"},
+        "seeds": {"split": 7, "train": 11, "distill": 12},
+    }
+
+
+def onnx_start() -> dict[str, Any]:
+    """Return the record of a build from an ONNX file: one network, one target, one variant, nothing extra."""
+    whole = document(("any-onnxruntime",), samples=40)
+    variant = ("model fp32", "model", "fp32", "product", 292_167, 292_167)
+    only = result("any-onnxruntime", *variant, 40)
+    only["latency"]["p90_ms"] = only["latency"]["p99_ms"] = None
+    model = {**whole["networks"][1], "name": "model", "origin": "sorter.onnx", "widths": []}
+    whole["targets"][0] |= {"product": "model fp32", "headline": "any-onnxruntime: 0.62 ms, accuracy 98.9 %"}
+    start = {**whole["project"], "settings": {"model": {"onnx": "sorter.onnx"}}}
+    return {
+        **whole,
+        "project": start,
+        "networks": [model],
+        "results": [only],
+        "gates": [],
+        "stages": [],
+        "seeds": {},
+    }
+
+
+def project(targets: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "name": "footwear-sorter",
+        "version": "1.2.0",
+        "description": "Tells sandals, sneakers and ankle boots apart on a conveyor; all else is “other”.",
+        "edgewright_version": "0.1.0",
+        "command": "edgewright build examples/footwear/build.toml",
+        "finished_at": "2026-01-14T10:32:07+00:00",
+        "settings": {
+            "project": {"name": "footwear-sorter", "version": "1.2.0"},
+            "data": {"kind": "fashion-mnist", "split_seed": 7},
+            "task": {"classes": LABELS[:3], "other": True},
+            "model": {"factory": "pipeline.zoo:resnet", "checkpoint": "teacher.safetensors"},
+            "student": {"macs": 0.25, "epochs": 12, "temperature": 4.0},
+            "quantize": {"range": "percentile", "percentile": 99.99, "images": 512},
+            "targets": [{"name": name, "threads": 1, "precisions": ["fp32", "int8"]} for name in targets],
+            "gates": {"cosine": 0.99, "top1_agreement": 0.98},
+        },
+    }
+
+
+def networks() -> list[dict[str, Any]]:
+    common = {"input_shape": [-1, 1, 28, 28], "opset": 20}
+    widths = [{"layer": layer, "before": before, "after": after} for layer, before, after in WIDTHS]
+    return [
+        {
+            **common,
+            "name": "teacher",
+            "origin": "pipeline.zoo:resnet + teacher.safetensors",
+            "parameters": 284_714,
+            "macs": 31_912_448,
+            "outputs": 10,
+            "onnx_size_bytes": 1_141_846,
+        },
+        {
+            **common,
+            "name": "student",
+            "origin": "slimmed from the teacher to 25 % of its MACs, distilled",
+            "parameters": 72_410,
+            "macs": 7_943_616,
+            "outputs": 4,
+            "onnx_size_bytes": 292_167,
+            "widths": widths,
+        },
+    ]
+
+
+def target(name: str) -> dict[str, Any]:
+    times = MEDIAN_MS[name]
+    own, teacher = times["student int8"], times["teacher fp32"]
+    return {
+        "name": name,
+        "device": name.rsplit("-", 1)[0],
+        "toolchain": name.rsplit("-", 1)[1],
+        "toolchain_version": "2026.4.0" if "openvino" in name else "1.31.0",
+        "threads": 1,
+        "product": "student int8",
+        "fingerprint": {"cpu": "AMD EPYC 7B13", "flags": "avx2 fma", "runtime": "2026.4.0"},
+        "headline": f"{name}: {own:.2f} ms, {teacher / own:.1f}× faster than the teacher, "
+        "accuracy 98.9 % ± 0.2, was 99.1 %",
+    }
+
+
+def result(
+    where: str, variant: str, network: str, precision: str, role: str, size: int, onnx: int, samples: int
+) -> dict[str, Any]:
+    folder = f"engines/{where}/{variant.replace(' ', '-')}"
+    return {
+        "target": where,
+        "variant": variant,
+        "network": network,
+        "precision": precision,
+        "role": role,
+        "engine": {
+            "path": folder,
+            "sha256": {"model.xml": digest(folder), "model.bin": digest(folder + "bin")},
+            "size_bytes": size,
+            "onnx_path": f"onnx/{variant.replace(' ', '-')}.onnx",
+            "onnx_size_bytes": onnx,
+            "notes": ["float parts run in fp32"] if precision == "int8" else [],
+        },
+        "latency": latency(where, variant, samples),
+        "speedups": speedups(where, variant),
+        "accuracy": accuracy(CONFUSION.get(variant, CONFUSION["student fp32"])),
+    }
+
+
+def latency(where: str, variant: str, count: int) -> dict[str, Any]:
+    """Log-normal samples, with a second mode for the INT8 student on OpenVINO and a few late ones."""
+    middle = MEDIAN_MS[where].get(variant, 0.62)
+    random = np.random.default_rng(sum(map(ord, where + variant)))
+    times = middle * np.exp(0.02 * random.standard_normal(count))
+    if variant == "student int8" and "openvino" in where:
+        times[random.random(count) < 0.3] *= 1.18
+    times[random.random(count) < 0.01] *= 1.5
+    median = float(np.median(times))
+    half = 1.25 * float(np.std(times)) / math.sqrt(count)
+    return {
+        "samples": count,
+        "median_ms": median,
+        "median_interval_ms": [median - half, median + half],
+        "p90_ms": float(np.quantile(times, 0.9)) if count >= 64 else None,
+        "p99_ms": float(np.quantile(times, 0.99)) if count >= 662 else None,
+        "min_ms": float(times.min()),
+        "max_ms": float(times.max()),
+        "coefficient_of_variation": float(np.std(times) / np.mean(times)),
+        "warmup_s": 1.03,
+        "load_ms": 41.7 * middle,
+        "first_inference_ms": 3.1 * middle,
+        "samples_ms": [round(time, 6) for time in times.tolist()],
+    }
+
+
+def speedups(where: str, variant: str) -> list[dict[str, Any]]:
+    times = MEDIAN_MS[where]
+    faster_than = {"student int8": ["student fp32", "teacher fp32"], "student fp32": ["teacher fp32"]}
+    ratios = [(name, times[name] / times[variant]) for name in faster_than.get(variant, [])]
+    return [
+        {"baseline": name, "ratio": ratio, "interval": [0.988 * ratio, 1.013 * ratio]}
+        for name, ratio in ratios
+    ]
+
+
+def accuracy(confusion: list[list[int]]) -> dict[str, Any]:
+    matrix = np.asarray(confusion)
+    images, correct = int(matrix.sum()), int(np.trace(matrix))
+    share, z = correct / images, 1.96
+    centre = (share + z * z / (2 * images)) / (1 + z * z / images)
+    half = z * math.sqrt(share * (1 - share) / images + z * z / (4 * images**2)) / (1 + z * z / images)
+    classes = [
+        {
+            "label": label,
+            "count": int(matrix[index].sum()),
+            "recall": float(matrix[index, index] / matrix[index].sum()),
+            "precision": float(matrix[index, index] / matrix[:, index].sum()),
+        }
+        for index, label in enumerate(LABELS)
+    ]
+    return {
+        "images": images,
+        "correct": correct,
+        "top1": share,
+        "top1_interval": [centre - half, centre + half],
+        "classes": classes,
+        "confusion": matrix.tolist(),
+    }
+
+
+def gates(targets: tuple[str, ...]) -> list[dict[str, Any]]:
+    steps = [
+        ("export student", "student (torch)", "student fp32 (ONNX)", 2.1e-6, 0.9999999, 1.0),
+        ("simplify student", "student fp32 (ONNX)", "student fp32 (simplified)", 1.9e-6, 0.9999999, 1.0),
+        ("quantize student", "student fp32 (simplified)", "student int8 (QDQ)", 0.031, 0.99934, 0.9975),
+    ]
+    steps += [
+        (f"engine student int8 {name}", "student int8 (QDQ)", f"engine on {name}", 0.008, 0.99991, 0.9995)
+        for name in targets
+    ]
+    return [gate(*step) for step in steps]
+
+
+def gate(
+    name: str, reference: str, candidate: str, relative_l2: float, cosine: float, agreement: float
+) -> dict[str, Any]:
+    figures = (
+        ("relative_l2", relative_l2, 0.05),
+        ("cosine", cosine, 0.999),
+        ("top1_agreement", agreement, 0.98),
+    )
+    checks = [
+        {
+            "metric": metric,
+            "value": value,
+            "limit": limit,
+            "passed": value <= limit if metric == "relative_l2" else value >= limit,
+        }
+        for metric, value, limit in figures
+    ]
+    return {
+        "name": name,
+        "reference": reference,
+        "candidate": candidate,
+        "inputs": 256,
+        "checks": checks,
+        "passed": all(check["passed"] for check in checks),
+    }
+
+
+def stages(targets: tuple[str, ...]) -> list[dict[str, Any]]:
+    costs = [("data", 1.3, 310), ("train teacher", 148.0, 1420), ("structure", 2.2, 512)]
+    costs += [("distill student", 164.2, 1210), ("export student", 6.4, 890), ("simplify student", 1.9, 240)]
+    costs += [("gate simplify student", 0.8, 201), ("quantize student", 5.1, 376)]
+    costs += [(f"measure {name}", 18.6, 301) for name in targets]
+    return [
+        {
+            "name": name,
+            "key": digest(f"key {name}"),
+            "digest": digest(name),
+            "seconds": seconds,
+            "peak_memory_bytes": megabytes << 20,
+            "finished_at": f"2026-01-14T10:{24 + index % 8:02}:07+00:00",
+        }
+        for index, (name, seconds, megabytes) in enumerate(costs)
+    ]
+
+
+def environment() -> dict[str, Any]:
+    before = {"load_average_1min": "0.12", "frequency_mhz": "3410", "temperature_k10temp_c": "48.0"}
+    after = {**before, "load_average_1min": "0.98", "temperature_k10temp_c": "53.5"}
+    return {
+        "facts": FACTS,
+        "before": {**before, "throttle_events": "0"},
+        "after": {**after, "throttle_events": "0"},
+    }

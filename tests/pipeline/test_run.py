@@ -1,0 +1,232 @@
+"""The runner: what runs, what is reused, what it says of failures, what survives them."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.run import Listener, Run, outside_digest
+from pipeline.stage import Ref, Stage, code_digest
+from pipeline.store import Store
+from targets.errors import ConfigError, ModelError, StageError, StoreError
+
+HERE = Path(__file__).parent
+
+
+class Notes(Listener):
+    def __init__(self):
+        self.outcomes = {}
+        self.steps = []
+
+    def progress(self, what, done, total):
+        self.steps.append((what, done, total))
+
+    def finished(self, stage, entry, outcome):
+        self.outcomes[stage.name] = outcome
+
+
+@pytest.fixture(autouse=True)
+def functions_are_importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE))
+
+
+def new_run(tmp_path, build="build"):
+    store = Store(tmp_path / "store")
+    store.prepare()
+    (tmp_path / build).mkdir(exist_ok=True)
+    return Run(store, tmp_path / build, tmp_path / "debris", HERE, Notes())
+
+
+def stage(name, function, **rest):
+    return Stage(name, f"stage_functions:{function}", **rest)
+
+
+def chain(number=1):
+    return [
+        stage("number", "write_number", settings={"number": number}),
+        stage("sum", "add_one", inputs={"number": Ref("number", "number.txt")}),
+    ]
+
+
+def test_a_second_run_does_nothing(tmp_path):
+    first = new_run(tmp_path)
+    first.run(chain())
+    assert first.listener.outcomes == {"number": "ran", "sum": "ran"}
+    assert ("adding", 1, 1) in first.listener.steps
+    second = new_run(tmp_path)
+    second.run(chain())
+    assert second.listener.outcomes == {"number": "reused", "sum": "reused"}
+    assert (second.entries["sum"].out / "number.txt").read_text() == "2"
+
+
+def test_a_changed_setting_runs_what_depends_on_it(tmp_path):
+    new_run(tmp_path).run(chain(1))
+    run = new_run(tmp_path)
+    run.run(chain(5))
+    assert run.listener.outcomes == {"number": "ran", "sum": "ran"}
+    assert (run.entries["sum"].out / "number.txt").read_text() == "6"
+
+
+def test_equal_output_of_a_changed_stage_stops_the_change(tmp_path):
+    def stages(setting):
+        return [
+            stage("number", "constant", settings={"setting": setting}),
+            stage("sum", "add_one", inputs={"number": Ref("number", "number.txt")}),
+        ]
+
+    new_run(tmp_path).run(stages(1))
+    run = new_run(tmp_path)
+    run.run(stages(2))
+    assert run.listener.outcomes == {"number": "ran", "sum": "reused"}
+
+
+def test_explain_names_the_part_of_the_key_that_differs(tmp_path):
+    new_run(tmp_path).run(chain(1))
+    number, total = new_run(tmp_path).explain(chain(5))
+    assert number.action == "run" and number.reasons == ("settings.number: 1 → 5",)
+    assert total.action == "wait" and "number" in total.reasons[0]
+    assert [decision.action for decision in new_run(tmp_path).explain(chain(1))] == ["reuse", "reuse"]
+
+
+def test_explain_says_when_an_output_is_gone(tmp_path):
+    run = new_run(tmp_path)
+    run.run(chain())
+    (run.entries["number"].out / "number.txt").unlink()
+    number, _ = new_run(tmp_path).explain(chain())
+    assert number.action == "run" and "no longer in the store" in number.reasons[0]
+
+
+def test_tool_versions_and_the_device_are_part_of_the_key(tmp_path, monkeypatch):
+    run = new_run(tmp_path)
+    plain = stage("n", "constant")
+    versions = iter(["1.0", "2.0"])
+    monkeypatch.setattr("pipeline.stage.importlib.metadata.version", lambda _: next(versions))
+    tooled = stage("n", "constant", tools=("thing",))
+    assert run.parts(tooled) != run.parts(tooled)
+    assert run.parts(plain) != run.parts(stage("n", "constant", fingerprint={"cpu": "x"}))
+
+
+def test_comments_and_docstrings_are_not_part_of_the_key(tmp_path, monkeypatch):
+    import pipeline.stage
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    digests = []
+    for number, text in enumerate(
+        ['"""Doc."""\ndef f(c):\n    return 1', "# c\ndef f(c):\n\n    return 1", "def f(c):\n    return 2"]
+    ):
+        (tmp_path / f"version{number}.py").write_text(text)
+        pipeline.stage._tree.cache_clear()
+        digests.append(code_digest(Stage("s", f"version{number}:f")))
+    # The module's name is part of the digest, so compare the trees alone.
+    trees = [pipeline.stage._module_digest(f"version{number}") for number in range(3)]
+    assert trees[0] != trees[2] and trees[1] != trees[2]
+    assert len(set(digests)) == 3
+
+
+def test_code_reached_through_imports_is_part_of_the_key():
+    from pipeline.stage import _reachable
+
+    reached = _reachable(("pipeline.stages.networks",))
+    assert {"pipeline.fit", "pipeline.compress.distill", "targets.preprocess"} <= reached
+    assert "pipeline.cli" not in reached
+
+
+def test_an_error_of_a_stage_arrives_whole_and_nothing_of_it_stays(tmp_path):
+    run = new_run(tmp_path)
+    with pytest.raises(ModelError) as caught:
+        run.run([*chain(), stage("bad", "refuse")])
+    assert (caught.value.what, caught.value.where, caught.value.mend) == (
+        "this model is no good",
+        "model.onnx",
+        "use another",
+    )
+    assert new_run(tmp_path).explain(chain())[1].action == "reuse"
+    assert list((tmp_path / "store" / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "words"),
+    [
+        ("bug", StageError, "nobody thought of this"),
+        ("die", StageError, "SIGSEGV"),
+        ("exhaust", StageError, "out of memory"),
+        ("leave_quietly", StageError, "code 5"),
+        ("half_then_die", StageError, "out of memory"),
+        ("fill_disk", StoreError, "disk is full"),
+    ],
+)
+def test_every_way_to_die_is_told_in_words(tmp_path, function, kind, words):
+    run = new_run(tmp_path)
+    with pytest.raises(kind, match=words):
+        run.run([stage("bad", function)])
+    assert not list((tmp_path / "store" / "objects").rglob("entry.json"))
+
+
+def test_the_log_of_a_bug_holds_what_it_printed(tmp_path):
+    run = new_run(tmp_path)
+    with pytest.raises(StageError) as caught:
+        run.run([stage("bad", "bug")])
+    log = Path(caught.value.where).read_text()
+    assert "about to fail" in log and "KeyError" in log
+
+
+def test_a_folder_is_known_by_its_listing_and_a_file_by_its_contents(tmp_path):
+    folder = tmp_path / "data"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "a").write_text("a")
+    before = outside_digest(folder)
+    (folder / "sub" / "b").write_text("b")
+    assert outside_digest(folder) != before
+    file = folder / "sub" / "a"
+    contents = outside_digest(file)
+    os.utime(file, (0, 0))
+    assert outside_digest(file) == contents
+    with pytest.raises(ConfigError, match="no such file"):
+        outside_digest(tmp_path / "nothing")
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {here!r})
+from pathlib import Path
+from pipeline.run import Listener, Run
+from pipeline.stage import Stage
+from pipeline.store import Store
+store = Store(Path({root!r}) / "store"); store.prepare()
+build = Path({root!r}) / {build!r}; build.mkdir(exist_ok=True)
+run = Run(store, build, build / "debris", Path({here!r}), Listener())
+run.run([Stage("slow", "stage_functions:count_runs", settings={settings!r})])
+"""
+
+
+def spawn(tmp_path, build, settings):
+    text = textwrap.dedent(SCRIPT).format(here=str(HERE), root=str(tmp_path), build=build, settings=settings)
+    return subprocess.Popen([sys.executable, "-c", text], cwd=HERE.parents[1])
+
+
+def test_two_builds_at_once_do_the_work_once(tmp_path):
+    settings = {"marks": str(tmp_path / "marks"), "seconds": 0.5}
+    builds = [spawn(tmp_path, name, settings) for name in ("one", "two")]
+    assert [build.wait(60) for build in builds] == [0, 0]
+    assert (tmp_path / "marks").read_text() == "x"
+
+
+def test_after_kill_9_the_child_is_gone_and_the_next_run_does_it_again(tmp_path):
+    marks = tmp_path / "marks"
+    settings = {"marks": str(marks), "seconds": 3.0}
+    build = spawn(tmp_path, "one", settings)
+    deadline = time.monotonic() + 60
+    while not marks.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    build.send_signal(signal.SIGKILL)
+    build.wait(60)
+    assert not list((tmp_path / "store" / "objects").rglob("entry.json"))
+    assert spawn(tmp_path, "one", settings).wait(60) == 0
+    assert marks.read_text() == "xx"
+    # The first child died with its parent: three seconds on, it has not finished anything either.
+    assert len(list((tmp_path / "store" / "objects").rglob("entry.json"))) == 1

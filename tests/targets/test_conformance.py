@@ -1,0 +1,286 @@
+"""The contract of targets/toolchain.py in executable form: every toolchain passes the same suite."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+from small_graphs import CASES, all_positive, conv_relu, custom_operator
+
+from targets.capability import device_names, load_device
+from targets.errors import CapabilityError, ModelError
+from targets.toolchain import TOOLCHAINS, Engine, EngineOptions, Toolchain, load_toolchain
+
+ROOT = Path(__file__).parents[2]
+
+# One line a toolchain: everything else of it is found in TOOLCHAINS.
+IMPOSSIBLE_RAW_OPTIONS = {
+    "onnxruntime": {"session.intra_op_thread_affinities": "nonsense"},
+    "openvino": {"INFERENCE_NUM_THREADS": "many"},
+}
+
+
+@pytest.fixture(params=sorted(TOOLCHAINS))
+def toolchain(request: pytest.FixtureRequest) -> Toolchain:
+    found = load_toolchain(request.param)
+    probe = found.probe()
+    if not probe.available:
+        pytest.skip(f"{found.name}: {probe.detail}; {probe.mend}")
+    return found
+
+
+def compile_model(toolchain: Toolchain, model: onnx.ModelProto, tmp_path: Path, **options: object) -> Engine:
+    path, folder = tmp_path / "network.onnx", tmp_path / "engine"
+    onnx.save(model, path)
+    folder.mkdir()
+    return toolchain.compile(path, "x86-avx2", EngineOptions(**options), folder)
+
+
+@pytest.fixture
+def engine(toolchain: Toolchain, tmp_path: Path) -> Engine:
+    return compile_model(toolchain, conv_relu(), tmp_path)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_are_the_reference_evaluators(toolchain: Toolchain, tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    engine = compile_model(toolchain, case.model, tmp_path, precision=case.precision)
+    (tmp_path / "network.onnx").unlink()
+    runner = toolchain.open(Engine.load(engine.folder))
+    inputs = case.inputs()
+    expected = ReferenceEvaluator(case.model).run(None, inputs)
+    found = runner.infer(inputs)
+    assert list(found) == [output.name for output in case.model.graph.output]
+    for array, reference in zip(found.values(), expected, strict=True):
+        assert array.dtype == reference.dtype
+        np.testing.assert_allclose(array, reference, atol=case.atol, rtol=1e-4)
+    runner.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_same_inputs_give_the_very_same_outputs(toolchain: Toolchain, tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    engine = compile_model(toolchain, case.model, tmp_path, precision=case.precision)
+    inputs = case.inputs(1)
+    results = []
+    for runner in (toolchain.open(engine), toolchain.open(engine)):
+        first = runner.infer(inputs)
+        runner.infer(case.inputs(2))
+        results += [first, runner.infer(inputs)]
+    for result in results[1:]:
+        for output, array in result.items():
+            np.testing.assert_array_equal(array, results[0][output])
+
+
+def test_seven_bit_weights_never_saturate(toolchain: Toolchain, tmp_path: Path) -> None:
+    model = all_positive()
+    engine = compile_model(toolchain, model, tmp_path, precision="int8")
+    inputs = {"x": np.random.default_rng(0).uniform(3, 6, (1, 16, 8, 8)).astype(np.float32)}
+    expected = ReferenceEvaluator(model).run(None, inputs)[0]
+    np.testing.assert_allclose(toolchain.open(engine).infer(inputs)["y"], expected, atol=3.01)
+
+
+def test_an_engine_describes_itself(toolchain: Toolchain, tmp_path: Path) -> None:
+    model = CASES["two by two"].model
+    engine = compile_model(toolchain, model, tmp_path, threads=2)
+    assert Engine.load(engine.folder) == engine
+    assert [spec.name for spec in engine.inputs] == ["right", "left"]
+    assert [spec.name for spec in engine.outputs] == ["gate", "product"]
+    assert engine.inputs[0].shape == (1, 4, 6, 6) and engine.inputs[0].dtype == "float32"
+    assert engine.toolchain == toolchain.name and engine.toolchain_version == toolchain.probe().version
+    assert engine.options == EngineOptions(threads=2)
+    assert {path.name for path in engine.folder.iterdir()} == {*engine.files, "engine.json"}
+    runner = toolchain.open(engine)
+    assert (runner.inputs, runner.outputs) == (engine.inputs, engine.outputs)
+
+
+def test_a_dynamic_batch_is_marked(toolchain: Toolchain, tmp_path: Path) -> None:
+    engine = compile_model(toolchain, CASES["dynamic batch"].model, tmp_path)
+    assert engine.inputs[0].shape == (-1, 3, 12, 12)
+    runner = toolchain.open(engine)
+    for batch in (1, 3, 2):
+        assert runner.infer({"x": np.ones((batch, 3, 12, 12), np.float32)})["y"].shape[0] == batch
+
+
+@pytest.mark.parametrize("end", ["opset_min", "opset_max"])
+def test_both_ends_of_the_opset_range_compile(toolchain: Toolchain, tmp_path: Path, end: str) -> None:
+    devices = [load_device(name) for name in device_names()]
+    capability = next(
+        device.toolchains[toolchain.name] for device in devices if toolchain.name in device.toolchains
+    )
+    model = conv_relu(getattr(capability, end))
+    engine = compile_model(toolchain, model, tmp_path)
+    inputs = CASES["conv relu"].inputs()
+    expected = ReferenceEvaluator(model).run(None, inputs)[0]
+    np.testing.assert_allclose(toolchain.open(engine).infer(inputs)["y"], expected, atol=1e-4)
+
+
+def test_every_changed_file_is_found(engine: Engine) -> None:
+    for name in engine.files:
+        path = engine.folder / name
+        content = path.read_bytes()
+        path.write_bytes(content + b"\0")
+        with pytest.raises(ModelError, match="changed") as caught:
+            Engine.load(engine.folder)
+        assert name in str(caught.value)
+        path.write_bytes(content)
+    assert Engine.load(engine.folder) == engine
+
+
+@pytest.mark.parametrize(
+    ("inputs", "complaint"),
+    [
+        ({}, "takes"),
+        ({"z": np.zeros((1, 3, 12, 12), np.float32)}, "takes"),
+        ({"x": np.zeros((1, 3, 12, 12), np.float64)}, "float64"),
+        ({"x": np.zeros((1, 3, 12, 13), np.float32)}, "13"),
+        ({"x": np.zeros((3, 12, 12), np.float32)}, "shape"),
+        (
+            {"x": np.zeros((1, 3, 12, 12), np.float32), "extra": np.zeros(1, np.float32)},
+            "takes",
+        ),
+    ],
+)
+def test_wrong_inputs_are_refused(
+    toolchain: Toolchain, engine: Engine, inputs: dict[str, np.ndarray], complaint: str
+) -> None:
+    runner = toolchain.open(engine)
+    with pytest.raises(ModelError, match=complaint):
+        runner.infer(inputs)
+
+
+def test_inputs_need_not_be_contiguous(toolchain: Toolchain, engine: Engine) -> None:
+    runner = toolchain.open(engine)
+    image = np.random.default_rng(0).standard_normal((1, 12, 12, 3)).astype(np.float32).transpose(0, 3, 1, 2)
+    strided = runner.infer({"x": image})["y"]
+    np.testing.assert_array_equal(strided, runner.infer({"x": np.ascontiguousarray(image)})["y"])
+
+
+def test_outputs_are_the_callers_own(toolchain: Toolchain, engine: Engine) -> None:
+    runner = toolchain.open(engine)
+    first = runner.infer({"x": np.ones((1, 3, 12, 12), np.float32)})["y"]
+    kept = first.copy()
+    runner.infer({"x": np.full((1, 3, 12, 12), -2, np.float32)})
+    np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.97])
+def test_a_truncated_model_is_refused(toolchain: Toolchain, tmp_path: Path, part: float) -> None:
+    content = conv_relu().SerializeToString()
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(content[: int(len(content) * part)])
+    assert_refused(toolchain, path, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"not a model at all", b"<xml>", bytes(range(256)) * 8])
+def test_another_kind_of_file_is_refused(toolchain: Toolchain, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other.onnx"
+    path.write_bytes(content)
+    assert_refused(toolchain, path, tmp_path)
+
+
+def test_a_missing_model_is_refused(toolchain: Toolchain, tmp_path: Path) -> None:
+    assert_refused(toolchain, tmp_path / "nothing.onnx", tmp_path)
+
+
+def test_an_unknown_operator_is_refused_by_name(toolchain: Toolchain, tmp_path: Path) -> None:
+    path = tmp_path / "custom.onnx"
+    onnx.save(custom_operator(), path)
+    assert "Frobnicate" in assert_refused(toolchain, path, tmp_path)
+
+
+def assert_refused(toolchain: Toolchain, path: Path, tmp_path: Path) -> str:
+    """Refused with one readable line and the file's path, leaving no engine. Returns that line."""
+    folder = tmp_path / "refused"
+    folder.mkdir()
+    with pytest.raises(ModelError) as caught:
+        toolchain.compile(path, "x86-avx2", EngineOptions(), folder)
+    what = caught.value.what
+    assert "\n" not in what and ".cpp" not in what and len(what) < 500
+    assert caught.value.where == str(path) and caught.value.mend
+    with pytest.raises(ModelError):
+        Engine.load(folder)
+    return what
+
+
+def test_an_impossible_precision_is_refused(toolchain: Toolchain, tmp_path: Path) -> None:
+    with pytest.raises(CapabilityError, match="fp8"):
+        compile_model(toolchain, conv_relu(), tmp_path, precision="fp8")
+
+
+def test_another_toolchains_engine_is_refused(toolchain: Toolchain, engine: Engine) -> None:
+    with pytest.raises(ModelError, match="engine of tensorrt"):
+        toolchain.open(replace(engine, toolchain="tensorrt"))
+
+
+def test_another_versions_engine_is_refused_and_a_patch_is_not(toolchain: Toolchain, engine: Engine) -> None:
+    with pytest.raises(ModelError, match=r"made by .* 1\.2\.3, .* is installed"):
+        toolchain.open(replace(engine, toolchain_version="1.2.3"))
+    major, minor, *_ = engine.toolchain_version.split(".")
+    toolchain.open(replace(engine, toolchain_version=f"{major}.{minor}.99")).close()
+
+
+def test_a_damaged_engine_is_refused(toolchain: Toolchain, engine: Engine) -> None:
+    for name in engine.files:
+        if not name.endswith(".json"):
+            (engine.folder / name).write_bytes(b"damaged")
+    with pytest.raises(ModelError):
+        toolchain.open(engine)
+
+
+def test_a_raw_option_the_runtime_cannot_take_is_refused(toolchain: Toolchain, tmp_path: Path) -> None:
+    with pytest.raises(ModelError):
+        compile_model(toolchain, conv_relu(), tmp_path, raw=IMPOSSIBLE_RAW_OPTIONS[toolchain.name], threads=2)
+
+
+def test_the_fingerprint_is_stable_and_imports_no_runtime(toolchain: Toolchain) -> None:
+    program = (
+        "import json, sys\n"
+        "from targets.toolchain import load_toolchain\n"
+        f"print(json.dumps(load_toolchain({toolchain.name!r}).fingerprint()))\n"
+        "print(sorted(set(sys.modules) & {'onnxruntime', 'openvino', 'onnx', 'torch', 'pydantic'}))\n"
+    )
+    fingerprint, loaded = run_python(program).splitlines()
+    assert json.loads(fingerprint) == toolchain.fingerprint() == toolchain.fingerprint()
+    assert loaded == "[]"
+    assert toolchain.fingerprint()[toolchain.name] == toolchain.probe().version
+
+
+def test_importing_targets_needs_numpy_alone() -> None:
+    program = (
+        "import sys\n"
+        "before = set(sys.modules)\n"
+        "import targets, targets.errors, targets.toolchain, targets.preprocess, targets.environment\n"
+        "import targets.measure, targets.onnxruntime, targets.openvino\n"
+        "import targets.toolchain as t\n"
+        "roots = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(roots - set(sys.stdlib_module_names) - {'targets', 'numpy'}))\n"
+    )
+    assert run_python(program).strip() == "[]"
+
+
+def test_no_telemetry_is_loaded_by_any_toolchain(toolchain: Toolchain, engine: Engine) -> None:
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from targets.toolchain import Engine, load_toolchain\n"
+        f"load_toolchain({toolchain.name!r}).open(Engine.load(Path({str(engine.folder)!r})))\n"
+        "print(sys.modules.get('openvino_telemetry'))\n"
+    )
+    assert run_python(program).strip() == "None"
+
+
+def run_python(program: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+    )
+    return done.stdout
