@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.config import GateKind, Settings, TargetSection
 from pipeline.datasets import find_fashion_mnist
-from pipeline.parity import DEFAULT_THRESHOLDS
+from pipeline.parity.thresholds import DEFAULT_THRESHOLDS
 from pipeline.stage import Ref, Stage
 from pipeline.store import Entry
 from targets.capability import Capability, Device, load_device

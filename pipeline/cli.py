@@ -57,7 +57,7 @@ def init(folder: Path) -> None:
 
     Example: edgewright init my-sorter
     """
-    from pipeline.scaffold import write_build_file
+    from pipeline.verbs.scaffold import write_build_file
 
     click.echo(f"wrote {write_build_file(folder)}")
 
@@ -71,9 +71,9 @@ def build(build_file: Path, allow_code: bool, as_json: bool) -> None:
 
     Example: edgewright build examples/footwear/build.toml
     """
-    from pipeline.console import listening
     from pipeline.session import Session
-    from pipeline.summary import build_document, build_text
+    from pipeline.verbs.console import listening
+    from pipeline.verbs.summary import build_document, build_text
 
     with listening() as listener:
         session = Session(build_file, allow_code, listener)
@@ -93,7 +93,7 @@ def explain(build_file: Path, allow_code: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
     from pipeline.session import Session
-    from pipeline.summary import decisions_text
+    from pipeline.verbs.summary import decisions_text
 
     decisions = Session(build_file, allow_code).explain()
     if as_json:
@@ -109,8 +109,8 @@ def doctor(as_json: bool) -> None:
 
     Example: edgewright doctor
     """
-    from pipeline.doctor import document
-    from pipeline.summary import doctor_text
+    from pipeline.verbs.doctor import document
+    from pipeline.verbs.summary import doctor_text
 
     findings = document()
     click.echo(json.dumps(findings, indent=1) if as_json else doctor_text(findings))
@@ -125,7 +125,7 @@ def targets(ctx: click.Context, as_json: bool) -> None:
     Example: edgewright targets show x86-vnni
     """
     if ctx.invoked_subcommand is None:
-        from pipeline.summary import devices_document, devices_text
+        from pipeline.verbs.summary import devices_document, devices_text
 
         click.echo(json.dumps(devices_document(), indent=1) if as_json else devices_text())
 
@@ -163,8 +163,8 @@ def compile(  # the verb's name; the builtin is not used here
 
     Example: edgewright compile model.onnx --device x86-vnni --toolchain openvino --out engine
     """
-    from pipeline.standalone import compile_model
-    from pipeline.summary import engine_document, engine_text
+    from pipeline.verbs.standalone import compile_model
+    from pipeline.verbs.summary import engine_document, engine_text
 
     engine = compile_model(model, device, toolchain, precision, threads, out)
     click.echo(json.dumps(engine_document(engine), indent=1) if as_json else engine_text(engine))
@@ -183,8 +183,8 @@ def bench(
 
     Example: edgewright bench out/engines/x86-avx2-openvino/*
     """
-    from pipeline.standalone import bench_engines
-    from pipeline.summary import timings_document, timings_text
+    from pipeline.verbs.standalone import bench_engines
+    from pipeline.verbs.summary import timings_document, timings_text
 
     timings = bench_engines(list(engines), inputs, samples, seconds)
     click.echo(json.dumps(timings_document(timings), indent=1) if as_json else timings_text(timings))
@@ -207,9 +207,9 @@ def evaluate(engine: Path, build_file: Path, split: str, allow_code: bool, as_js
 
     Example: edgewright evaluate engine --build build.toml --split select
     """
-    from pipeline.console import listening
-    from pipeline.standalone import evaluate_engine
-    from pipeline.summary import accuracy_text
+    from pipeline.verbs.console import listening
+    from pipeline.verbs.standalone import evaluate_engine
+    from pipeline.verbs.summary import accuracy_text
 
     with listening() as listener:
         accuracy = evaluate_engine(engine, build_file, split, allow_code, listener)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -240,6 +241,11 @@ def load_settings(path: Path, allow_code: bool = False) -> Settings:
     return settings
 
 
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of build files, published as docs/schema/build.schema.json."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Settings.model_json_schema()}
+
+
 def _check_code(settings: Settings, path: Path, allow_code: bool) -> None:
     named = {"model.factory": settings.model.factory, "data.factory": settings.data.factory}
     for key, factory in named.items():
@@ -299,3 +305,7 @@ def _kinds(annotation: Any) -> list[Any]:
     """The classes inside a type such as `list[TargetSection]` or `StudentSection | None`."""
     arguments = getattr(annotation, "__args__", ())
     return [annotation, *(kind for argument in arguments for kind in _kinds(argument))]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(json_schema(), indent=1, sort_keys=True) + "\n")

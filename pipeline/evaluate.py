@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batches import CHUNK, batch_size, batches
+from pipeline.onnxmodel.batches import CHUNK, batch_size, batches
 from pipeline.record import Accuracy, ClassScore
 from targets.errors import DataError, ModelError
 from targets.preprocess import Preprocess

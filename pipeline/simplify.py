@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import onnxsim
 
-from pipeline.onnxfile import describe, read_model, write_model
+from pipeline.onnxmodel.file import describe, read_model, write_model
 from targets.errors import ModelError
 from targets.tensors import one_line
 

@@ -62,8 +62,10 @@ def _run(request: dict[str, Any], events: IO[str]) -> None:
 
 
 def _describe(error: EdgewrightError) -> dict[str, Any]:
+    # A stage may raise a subclass of its own; the parent knows those of the project's error tree.
+    known = next(kind for kind in type(error).__mro__ if kind.__module__ == EdgewrightError.__module__)
     return {
-        "type": type(error).__name__,
+        "type": known.__name__,
         "what": error.what,
         "where": error.where,
         "mend": error.mend,

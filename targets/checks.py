@@ -42,7 +42,7 @@ def check_request(
     toolchain: str | None,
     *,
     precisions: Sequence[str],
-    opset: int,
+    opset: int | None,
     dynamic_batch: bool,
     runtime_version: str | None,
 ) -> list[Violation]:
@@ -52,7 +52,7 @@ def check_request(
         device: as `load_device` returns it.
         toolchain: name, or None for the device's first.
         precisions: of the engines to build.
-        opset: of the exported ONNX model.
+        opset: of the exported ONNX model; None when it is not known yet, as of a model still to be read.
         dynamic_batch: the model takes batches of any size.
         runtime_version: version installed where the engine is compiled; None when it is not known yet.
 
@@ -61,8 +61,10 @@ def check_request(
     """
     capability = device.capability(toolchain)
     violations = [_precision(capability, precision) for precision in precisions]
-    violations += [_opset(capability, opset), _shapes(capability, "the batch" if dynamic_batch else "")]
-    violations += [_per_channel(precisions, opset), _runtime(capability, runtime_version)]
+    violations += [_shapes(capability, "the batch" if dynamic_batch else "")]
+    violations += [_runtime(capability, runtime_version)]
+    if opset is not None:
+        violations += [_opset(capability, opset), _per_channel(precisions, opset)]
     return [violation for violation in violations if violation]
 
 
@@ -121,7 +123,7 @@ def _runtime(capability: Capability, version: str | None) -> Violation | None:
 
 def _load(path: Path) -> onnx.ModelProto:
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load(str(path), load_external_data=False)

@@ -32,7 +32,8 @@ __all__ = ["MeasureSettings", "Opened", "Speedup", "Timing", "compare", "open_ti
 WARMUP_WINDOWS = 4
 
 # Another variant leaves its weights in the caches, so the first inferences of a turn are slow (measured: up
-# to twice for a 0.1 ms network). After 5 ms of unmeasured inferences they are within 1 % of running alone.
+# to twice for a 0.1 ms network). After 5 ms of unmeasured ones they are, on an idle machine, within 1 % of
+# those of a variant alone; docs/measurement.md has the figures.
 SETTLE_MS = 5.0
 TURN_SAMPLES = 4
 TURN_MS = 20.0
@@ -157,12 +158,19 @@ def _interleave(
     while done < 1.0:
         for name in order:
             if name != before:
-                _window(turns[name], SETTLE_MS)
+                _settle(turns[name])
             samples[name] += [turns[name]() for _ in range(per_turn)]
             before = name
         done = _fraction_done(len(samples[order[0]]), (clock() - start) / 1e9, settings)
         report("timing", min(done, 1.0))
     return samples
+
+
+def _settle(turn: Turn) -> None:
+    """Run unmeasured, and do nothing else: even a median computed here would cool the caches again."""
+    spent_ms = turn()
+    while spent_ms < SETTLE_MS:
+        spent_ms += turn()
 
 
 def _fraction_done(samples: int, elapsed_s: float, settings: MeasureSettings) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.onnxfile import describe, read_model
-from pipeline.parity import Thresholds, gate
-from pipeline.sides import Side, engine_side, onnx_side, torch_side
+from pipeline.onnxmodel.file import describe, read_model
+from pipeline.parity.gate import gate
+from pipeline.parity.sides import Side, engine_side, onnx_side, torch_side
+from pipeline.parity.thresholds import Thresholds
 from pipeline.stage import Context
 from pipeline.stages.data import evenly, read_preprocess, read_split
 from targets.toolchain import Engine, load_toolchain

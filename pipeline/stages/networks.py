@@ -26,14 +26,14 @@ def take_teacher(context: Context) -> None:
     """Read a checkpoint into its network. Artefacts: weights.safetensors, facts.json."""
     network = _fresh(context.settings["model"])
     fill(network, load_weights(context.files["checkpoint"]), context.files["checkpoint"])
-    find_head(network, len(_data_facts(context)["classes"]))
+    _check_fits(network, context)
     _keep(context, network, origin=f"checkpoint {context.settings['checkpoint']}", results=[])
 
 
 def train_teacher(context: Context) -> None:
     """Train a network on all classes. Artefacts: weights.safetensors, facts.json."""
     network = _fresh(context.settings["model"])
-    find_head(network, len(_data_facts(context)["classes"]))
+    _check_fits(network, context)
     results = fit(
         network,
         cross_entropy,
@@ -142,9 +142,19 @@ def _give_head(network: nn.Module, inputs: Mapping[str, Path]) -> None:
     with_head(network, task.wanted, task.other, len(task.known))
 
 
-def _data_facts(context: Context) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(context.inputs["facts"].read_text(encoding="utf-8"))
-    return facts
+def _check_fits(network: nn.Module, context: Context) -> None:
+    """The network must take the data's images and know its classes."""
+    classes = json.loads(context.inputs["facts"].read_text(encoding="utf-8"))["classes"]
+    find_head(network, len(classes))
+    shape = input_shape(context.inputs["facts"])
+    try:
+        count_macs(network, shape)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the network does not take images of {list(shape)}: {error}",
+            where="model.factory",
+            mend="check model.arguments, data.resize and data.layout",
+        ) from error
 
 
 def _examples(context: Context, split: str, task: Task | None = None) -> Examples:
@@ -161,22 +171,12 @@ def _examples(context: Context, split: str, task: Task | None = None) -> Example
 def _keep(
     context: Context, network: nn.Module, *, origin: str, results: list[EpochResult], task: Task | None = None
 ) -> None:
-    shape = input_shape(context.inputs["facts"])
-    try:
-        top1 = accuracy(network, _examples(context, "select", task))
-        macs = count_macs(network, shape)
-    except RuntimeError as error:
-        raise ModelError(
-            f"the network does not take images of {list(shape)}: {error}",
-            where="model.factory",
-            mend="check model.arguments, data.resize and data.layout",
-        ) from error
     save_weights(network, context.out / "weights.safetensors")
     facts = {
         "origin": f"{context.settings['model']['factory']}, {origin}",
-        "macs": macs,
+        "macs": count_macs(network, input_shape(context.inputs["facts"])),
         "parameters": count_parameters(network),
-        "select_top1": top1,
+        "select_top1": accuracy(network, _examples(context, "select", task)),
         "history": history(results),
     }
     (context.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

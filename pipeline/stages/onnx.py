@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.macs import count_macs
-from pipeline.onnxfile import ModelFacts, describe, read_model, write_model
+from pipeline.onnxmodel.file import ModelFacts, describe, read_model, write_model
+from pipeline.onnxmodel.macs import count_macs
 from pipeline.simplify import simplify
 from pipeline.stage import Context
 from targets.errors import ModelError

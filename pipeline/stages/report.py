@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.headline import headline
 from pipeline.record import Record
 from pipeline.report import render
+from pipeline.report.headline import headline
 from pipeline.stage import Context
 from pipeline.task import Task
 from targets.toolchain import Engine

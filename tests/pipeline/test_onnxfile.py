@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx_networks import changed, images, make_model, residual_net, saved
 
-from pipeline.macs import count_macs
-from pipeline.onnxfile import copy_model, describe, read_model, write_model
-from pipeline.onnxsession import OnnxSession
+from pipeline.onnxmodel.file import copy_model, describe, read_model, write_model
+from pipeline.onnxmodel.macs import count_macs
+from pipeline.onnxmodel.session import OnnxSession
 from targets.errors import ModelError
 from targets.toolchain import TensorSpec
 

@@ -19,21 +19,15 @@ from onnx_networks import changed, images, make_model, one_wrong, quantized, res
 from pydantic import ValidationError
 
 import targets
-from pipeline.divergence import FUSION, first_past
-from pipeline.metrics import UNBOUNDED, measure
-from pipeline.onnxfile import read_model
-from pipeline.onnxsession import OnnxSession
-from pipeline.parity import (
-    DEFAULT_THRESHOLDS,
-    ParityFailed,
-    Thresholds,
-    compare_outputs,
-    gate,
-    worst_samples,
-)
+from pipeline.onnxmodel.file import read_model
+from pipeline.onnxmodel.session import OnnxSession
+from pipeline.parity.divergence import FUSION, first_past
+from pipeline.parity.gate import ParityFailed, compare_outputs, gate, worst_samples
+from pipeline.parity.metrics import UNBOUNDED, measure
+from pipeline.parity.repro import write_npz
+from pipeline.parity.sides import Side, engine_side, onnx_side, torch_side
+from pipeline.parity.thresholds import DEFAULT_THRESHOLDS, Thresholds
 from pipeline.record import Gate
-from pipeline.repro import write_npz
-from pipeline.sides import Side, engine_side, onnx_side, torch_side
 from targets.errors import GateFailed, ModelError
 from targets.toolchain import Engine, EngineOptions, load_toolchain
 

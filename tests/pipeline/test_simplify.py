@@ -9,8 +9,8 @@ import pytest
 from onnx import helper
 from onnx_networks import images, make_model, residual_net, saved
 
-from pipeline.onnxfile import describe, read_model
-from pipeline.onnxsession import OnnxSession
+from pipeline.onnxmodel.file import describe, read_model
+from pipeline.onnxmodel.session import OnnxSession
 from pipeline.simplify import simplify
 from targets.errors import ModelError
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pipeline.onnxfile import graph_inputs, is_float
+from pipeline.onnxmodel.file import graph_inputs, is_float
 
 
 def float_tensors(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:

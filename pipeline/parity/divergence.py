@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pipeline.batches import Infer, Tensors, batch_size, batches, sample_count
-from pipeline.metrics import relative_l2
-from pipeline.onnxfile import read_model, write_model
-from pipeline.onnxsession import OnnxSession
-from pipeline.sides import Compiled, Failure
-from pipeline.taps import cut, dequantized, float_tensors, tapped
+from pipeline.onnxmodel.batches import Infer, Tensors, batch_size, batches, sample_count
+from pipeline.onnxmodel.file import read_model, write_model
+from pipeline.onnxmodel.session import OnnxSession
+from pipeline.parity.metrics import relative_l2
+from pipeline.parity.sides import Compiled, Failure
+from pipeline.parity.taps import cut, dequantized, float_tensors, tapped
 from targets.errors import EdgewrightError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _in_export(
     module: torch.nn.Module, input_names: Sequence[str], path: Path, failure: Failure
 ) -> Divergence:
     """Compare by value: an exporter gives tensors names of its own."""
-    from pipeline.torchtrace import first_unexplained
+    from pipeline.parity.torchtrace import first_unexplained
 
     model = read_model(path)
     session = OnnxSession(tapped(model, float_tensors(model).values()))

@@ -6,12 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import google.protobuf.message  # type: ignore[import-untyped]
+import google.protobuf.message
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pipeline.onnxtensors import all_graphs, all_tensors, load_external_data
+from pipeline.onnxmodel.tensors import all_graphs, all_tensors, load_external_data
 from targets.errors import ModelError
 from targets.tensors import one_line
 from targets.toolchain import TensorSpec

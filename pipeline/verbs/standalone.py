@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.onnxfile import describe, read_model
+from pipeline.onnxmodel.file import describe, read_model
 from pipeline.record import Accuracy
 from pipeline.run import Listener
 from pipeline.session import Session

@@ -4,45 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.batches import Tensors, sample_count
-from pipeline.metrics import UNBOUNDED, badness, measure
+from pipeline.onnxmodel.batches import Tensors, sample_count
+from pipeline.parity.metrics import UNBOUNDED, badness, measure
+from pipeline.parity.sides import Failure, Side
+from pipeline.parity.thresholds import Thresholds
 from pipeline.record import Gate, GateCheck
-from pipeline.sides import Failure, Side
 from targets.errors import EdgewrightError, GateFailed, ModelError
 
 WORST_PER_METRIC = 2  # samples a repro folder keeps for each failing metric
-
-
-class Thresholds(BaseModel):
-    """Limits of a gate; a metric without one is not checked. docs/gates.md defines the metrics."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_abs: Annotated[float, Field(ge=0)] | None = None
-    relative_l2: Annotated[float, Field(ge=0)] | None = None
-    cosine: Annotated[float, Field(ge=-1, le=1)] | None = None
-    top1_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
-
-    @model_validator(mode="after")
-    def _at_least_one(self) -> Thresholds:
-        if not self.model_dump(exclude_none=True):
-            raise ValueError("a gate needs at least one limit")
-        return self
-
-
-DEFAULT_THRESHOLDS: dict[str, Thresholds] = {
-    "export": Thresholds(max_abs=1e-3, cosine=0.9999, top1_agreement=0.999),
-    "simplify": Thresholds(max_abs=1e-4, relative_l2=1e-4, cosine=0.99999, top1_agreement=0.999),
-    "quantize": Thresholds(relative_l2=0.3, cosine=0.9, top1_agreement=0.97),
-    "engine-fp32": Thresholds(relative_l2=1e-3, top1_agreement=0.999),
-    "engine-half": Thresholds(relative_l2=5e-2, top1_agreement=0.99),
-    "engine-int8": Thresholds(relative_l2=0.1, top1_agreement=0.98),
-}
 
 
 class ParityFailed(GateFailed):
@@ -143,8 +115,8 @@ def _take(arrays: Tensors, rows: list[int]) -> Tensors:
 
 def _failure(failure: Failure, folder: Path) -> ParityFailed:
     """Look for where both sides part, write the repro folder, and return the error to raise."""
-    from pipeline.divergence import locate
-    from pipeline.repro import write_repro
+    from pipeline.parity.divergence import locate
+    from pipeline.parity.repro import write_repro
 
     divergence = locate(failure)
     failure = replace(failure, gate=failure.gate.model_copy(update={"first_diverging": divergence.tensor}))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batches import CHUNK, Infer, Tensors, batch_size, run_in_batches, sample_count
+from pipeline.onnxmodel.batches import CHUNK, Infer, Tensors, batch_size, run_in_batches, sample_count
 
 if TYPE_CHECKING:
     import torch
@@ -73,9 +73,9 @@ def onnx_side(label: str, model: Path) -> Side:
     """Run an ONNX file with ONNX Runtime as it is written.
 
     Raises:
-        ModelError: as `pipeline.onnxsession.OnnxSession`.
+        ModelError: as `pipeline.onnxmodel.session.OnnxSession`.
     """
-    from pipeline.onnxsession import OnnxSession
+    from pipeline.onnxmodel.session import OnnxSession
 
     return Side(label, OnnxSession(model), model=model)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import onnx
 import onnx.inliner
 
-from pipeline.onnxfile import graph_inputs
+from pipeline.onnxmodel.file import graph_inputs
 from targets.errors import ModelError
 from targets.tensors import one_line
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline import metrics
-from pipeline.batches import Tensors, sample_count
-from pipeline.divergence import Divergence, Piece
-from pipeline.onnxfile import read_model, write_model
-from pipeline.sides import Compiled, Failure
+from pipeline.onnxmodel.batches import Tensors, sample_count
+from pipeline.onnxmodel.file import read_model, write_model
+from pipeline.parity import metrics
+from pipeline.parity.divergence import Divergence, Piece
+from pipeline.parity.sides import Compiled, Failure
 
 DESCRIPTION = "gate.json"
 SCRIPTS = ("README.md", "reproduce.py")
@@ -95,7 +95,9 @@ def _engine(compiled: Compiled | None) -> dict[str, Any] | None:
 
 def _write_scripts(failure: Failure, divergence: Divergence, folder: Path) -> None:
     environment = Environment(
-        loader=PackageLoader("pipeline", "repro_files"), undefined=StrictUndefined, keep_trailing_newline=True
+        loader=PackageLoader("pipeline.parity", "repro_files"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
     )
     for name in SCRIPTS:
         text = environment.get_template(f"{name}.j2").render(

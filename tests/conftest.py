@@ -1,0 +1,75 @@
+"""Shared by all tests: one small but real build, made once."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Several tests and the children they start share few cores: more threads would only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SMALL_BUILD = """
+[project]
+name = "small-sorter"
+version = "1.2.3"
+description = "A small build on real images, for tests"
+
+[data]
+kind = "fashion-mnist"
+limit = 600
+mean = [0.2860]
+std = [0.3530]
+
+[task]
+classes = ["Sandal", "Sneaker", "Ankle boot"]
+other = true
+
+[model]
+factory = "pipeline.zoo:resnet"
+arguments = { classes = 10, channels = 1, blocks = [1, 1], widths = [16, 32] }
+
+[model.training]
+epochs = 2
+batch_size = 64
+
+[student]
+macs = 0.5
+
+[student.training]
+epochs = 2
+batch_size = 64
+
+[quantize]
+samples = 64
+
+# So little training leaves logits close together, where ties break either way.
+[gates]
+samples = 32
+[gates.limits.quantize]
+top1_agreement = 0.8
+[gates.limits.engine-int8]
+top1_agreement = 0.8
+
+[measure]
+samples = 64
+seconds = 0.2
+warmup_s = 0.05
+
+[[targets]]
+device = "any-onnxruntime"
+
+[[targets]]
+device = "this-machine"
+toolchain = "openvino"
+"""
+
+
+@pytest.fixture(scope="session")
+def small_build(tmp_path_factory) -> Path:
+    """Folder of a finished small build: build.toml, out/ and the store. Tests must not change it."""
+    from pipeline.session import Session
+
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "build.toml").write_text(SMALL_BUILD)
+    Session(folder / "build.toml").build()
+    return folder
