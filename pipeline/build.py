@@ -226,7 +226,12 @@ class _Planner:
             inputs=self._inputs("facts", "preprocess"),
             files={"model": model},
             beside=_external_data(model),
-            settings={"origin": path, "layout": self.settings.data.layout},
+            settings={
+                "layout": self.settings.data.layout,
+                "capabilities": {
+                    target.name: target.capability.model_dump(mode="json") for target in self.targets
+                },
+            },
             tools=ONNX_TOOLS,
         )
 

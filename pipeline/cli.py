@@ -139,7 +139,7 @@ def show(name: str) -> None:
     """
     from targets.capability import load_device
 
-    click.echo(load_device(name).model_dump_json(indent=1))
+    click.echo(load_device(name).model_dump_json(indent=1, by_alias=True))
 
 
 @main.command()

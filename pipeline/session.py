@@ -14,8 +14,8 @@ from pipeline.publish import publish
 from pipeline.run import Decision, Listener, Run
 from pipeline.stage import Stage, tool_versions
 from pipeline.store import Entry, Store, explained
-from targets.checks import check_request
-from targets.errors import CapabilityError, ToolchainMissing
+from targets.checks import check_request, refused
+from targets.errors import ToolchainMissing
 
 # Import name → the extra that brings it; what a build needs is checked before any work starts.
 TORCH_PACKAGES = {"torch": "torch", "safetensors": "torch", "torch_pruning": "torch"}
@@ -144,9 +144,5 @@ def _check_device(settings: Settings, target: BuildTarget) -> None:
         runtime_version=tool_versions((target.toolchain,))[target.toolchain],
     )
     if violations:
-        raise CapabilityError(
-            f"{target.device.name} with {target.toolchain} cannot do what the build asks of it:\n"
-            + "\n".join(f"    {violation}" for violation in violations),
-            where=f"target {target.name!r}",
-            mend="change the target, or what is asked of it",
-        )
+        what = f"{target.device.name} with {target.toolchain} cannot do what the build asks of it"
+        raise refused(what, violations, f"target {target.name!r}")

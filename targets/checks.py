@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Iterator, NamedTuple, Sequence
 
 from packaging.specifiers import SpecifierSet
 
-from targets.errors import ModelError
+from targets.errors import CapabilityError, ModelError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +79,24 @@ def check_model(model_path: Path, capability: Capability) -> list[Violation]:
     violations += _operators(capability, model)
     violations += [_shapes(capability, name) for name in _dynamic_inputs(model.graph)]
     return [violation for violation in violations if violation]
+
+
+def require_runnable(model_path: Path, capability: Capability, target: str) -> None:
+    """Refuse an ONNX file that a target cannot run.
+
+    Raises:
+        CapabilityError: it breaks rules of the target; the message lists all of them.
+        ModelError: the file is missing or no ONNX model.
+    """
+    violations = check_model(model_path, capability)
+    if violations:
+        raise refused(f"the model cannot run on {target}", violations, str(model_path))
+
+
+def refused(what: str, violations: Sequence[Violation], where: str) -> CapabilityError:
+    """Return one error for all violations, one line each."""
+    lines = [f"{what}:", *(f"    {violation}" for violation in violations)]
+    return CapabilityError("\n".join(lines), where=where, mend="change the target, or what is asked of it")
 
 
 def _precision(capability: Capability, precision: str) -> Violation | None:

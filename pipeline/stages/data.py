@@ -99,17 +99,20 @@ def _open(settings: Mapping[str, Any], path: Path | None) -> Source:
 def _write_images(
     path: Path, source: Source, indices: NDArray[np.int64], progress: Progress, done: int, total: int
 ) -> None:
-    """Copy images into one .npy file, a chunk at a time."""
-    target: NDArray[np.generic] | None = None
-    for start in range(0, len(indices), CHUNK):
-        images = source.read(indices[start : start + CHUNK])
-        if target is None:
-            shape = (len(indices), *images.shape[1:])
-            target = np.lib.format.open_memmap(path, mode="w+", dtype=images.dtype, shape=shape)
-        target[start : start + len(images)] = images
-        progress("reading images", done + start + len(images), total)
-    assert isinstance(target, np.memmap)
-    target.flush()
+    """Copy images into one .npy file, a chunk at a time.
+
+    Written, not mapped: on a full disk a write fails with an error, a mapping kills the process.
+    """
+    with path.open("wb") as stream:
+        for start in range(0, len(indices), CHUNK):
+            images = source.read(indices[start : start + CHUNK])
+            if start == 0:
+                shape = (len(indices), *images.shape[1:])
+                description = np.lib.format.dtype_to_descr(images.dtype)
+                header = {"descr": description, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(stream, header)
+            stream.write(np.ascontiguousarray(images).tobytes())
+            progress("reading images", done + start + len(images), total)
 
 
 def _preprocess(settings: Mapping[str, Any], images: NDArray[np.generic]) -> Preprocess:

@@ -17,8 +17,8 @@ from pipeline.stages.data import evenly, read_preprocess, read_split
 from pipeline.task import Task
 from targets import environment
 from targets.capability import Capability
-from targets.checks import check_model
-from targets.errors import CapabilityError, ModelError
+from targets.checks import require_runnable
+from targets.errors import ModelError
 from targets.measure import MeasureSettings, compare, open_timed, speedup
 from targets.preprocess import Preprocess
 from targets.toolchain import Engine, EngineOptions, load_toolchain
@@ -30,13 +30,8 @@ def compile_engine(context: Context) -> None:
     """Compile a model for a device. Artefact: engine, a folder with engine.json."""
     settings = context.settings
     model = context.inputs["model"]
-    violations = check_model(model, Capability.model_validate(settings["capability"]))
-    if violations:
-        raise CapabilityError(
-            f"the model cannot run on {settings['device']} with {settings['toolchain']}:\n"
-            + "\n".join(f"    {violation}" for violation in violations),
-            where=str(model),
-        )
+    capability = Capability.model_validate(settings["capability"])
+    require_runnable(model, capability, f"{settings['device']} with {settings['toolchain']}")
     folder = context.out / "engine"
     folder.mkdir()
     options = EngineOptions(settings["precision"], settings["threads"], settings["raw"])

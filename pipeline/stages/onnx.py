@@ -11,14 +11,18 @@ from pipeline.onnxmodel.file import ModelFacts, describe, read_model, write_mode
 from pipeline.onnxmodel.macs import count_macs
 from pipeline.simplify import simplify
 from pipeline.stage import Context
+from targets.capability import Capability
+from targets.checks import require_runnable
 from targets.errors import ModelError
 
 
 def take(context: Context) -> None:
-    """Check somebody's ONNX file and copy it with its external data. Artefact: model.onnx."""
+    """Check somebody's ONNX file against the data and every target, and copy it. Artefact: model.onnx."""
     path = context.files["model"]
     model = read_model(path)
     _check_fits(describe(model), _image_shape(context), path)
+    for target, capability in context.settings["capabilities"].items():
+        require_runnable(path, Capability.model_validate(capability), target)
     write_model(model, context.out / "model.onnx")
 
 
@@ -52,6 +56,12 @@ def _check_fits(facts: ModelFacts, image: list[int], path: Path) -> None:
             f"the model has {len(facts.inputs)} inputs; a build takes classifiers of one image",
             where=str(path),
             mend="give a model with one input",
+        )
+    if facts.custom_operators:
+        raise ModelError(
+            f"the model uses operators that are not ONNX's own: {', '.join(facts.custom_operators)}",
+            where=str(path),
+            mend="export it with standard operators only",
         )
     spec = facts.inputs[0]
     fits = len(spec.shape) == 4 and all(

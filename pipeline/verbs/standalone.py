@@ -21,8 +21,8 @@ from pipeline.stages.engines import score_engine
 from pipeline.store import explained
 from pipeline.task import Task
 from targets.capability import load_device
-from targets.checks import check_model, check_request
-from targets.errors import CapabilityError, ConfigError, DataError
+from targets.checks import check_model, check_request, refused
+from targets.errors import ConfigError, DataError
 from targets.measure import MeasureSettings, Timing, compare
 from targets.tensors import sample_inputs
 from targets.toolchain import Engine, EngineOptions, load_toolchain
@@ -65,13 +65,10 @@ def compile_model(
         precisions=[chosen],
         opset=facts.opset,
         dynamic_batch=any(-1 in spec.shape for spec in facts.inputs),
-        runtime_version=tool.probe().version or "",
+        runtime_version=tool.probe().version,
     ) or check_model(model, capability)
     if violations:
-        lines = "\n".join(f"    {violation}" for violation in violations)
-        raise CapabilityError(
-            f"the model cannot run on {device.name} with {name}:\n{lines}", where=str(model)
-        )
+        raise refused(f"the model cannot run on {device.name} with {name}", violations, str(model))
     return _whole(
         out, lambda folder: tool.compile(model, device.name, EngineOptions(chosen, threads), folder)
     )

@@ -64,7 +64,7 @@ def devices_document() -> list[dict[str, Any]]:
     """All devices and their toolchains."""
     from targets.capability import device_names, load_device
 
-    return [load_device(name).model_dump(mode="json") for name in device_names()]
+    return [load_device(name).model_dump(mode="json", by_alias=True) for name in device_names()]
 
 
 def devices_text() -> str:
