@@ -12,6 +12,7 @@ import onnx
 import torch
 from torch import nn
 
+from pipeline.onnxmodel.file import describe, read_model, write_model
 from targets.errors import ModelError, ToolchainMissing
 
 INPUT = "input"
@@ -62,7 +63,10 @@ def export(
             f"the {exporter} exporter refused the network: {str(error).strip().splitlines()[0]}",
             mend=f'try export.exporter = "{other}"',
         ) from error
-    _check_opset(path, opset)
+    model = read_model(path)
+    _check_opset(model, opset)
+    _forget_origin(model)
+    write_model(model, path)
 
 
 def _export_dynamo(network: nn.Module, example: torch.Tensor, path: Path, opset: int, dynamic: bool) -> None:
@@ -97,13 +101,21 @@ def _export_legacy(network: nn.Module, example: torch.Tensor, path: Path, opset:
     )
 
 
-def _check_opset(path: Path, opset: int) -> None:
+def _check_opset(model: onnx.ModelProto, opset: int) -> None:
     """The exporter may fall back to another opset without failing; that is not what was asked for."""
-    model = onnx.load(path, load_external_data=False)
-    found = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    found = describe(model).opset
     if found != opset:
         raise ModelError(
             f"the exporter wrote opset {found}, not {opset}",
             where="export.opset",
             mend=f"set export.opset = {found}, or try another export.exporter",
         )
+
+
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Remove notes on where each node came from: they hold paths of this machine and change with it."""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""

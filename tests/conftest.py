@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Several tests and the children they start share few cores: more threads would only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -65,11 +66,19 @@ toolchain = "openvino"
 
 
 @pytest.fixture(scope="session")
-def small_build(tmp_path_factory) -> Path:
-    """Folder of a finished small build: build.toml, out/ and the store. Tests must not change it."""
+def small_build(tmp_path_factory, worker_id) -> Path:
+    """Folder of a finished small build: build.toml, out/ and the store. Tests must not change it.
+
+    Made once, also when several workers run tests side by side.
+    """
     from pipeline.session import Session
 
-    folder = tmp_path_factory.mktemp("small")
-    (folder / "build.toml").write_text(SMALL_BUILD)
-    Session(folder / "build.toml").build()
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    folder = shared / "small"
+    with FileLock(str(shared / "small.lock")):
+        if not (folder / "out" / "report.html").exists():
+            folder.mkdir(exist_ok=True)
+            (folder / "build.toml").write_text(SMALL_BUILD)
+            Session(folder / "build.toml").build()
     return folder

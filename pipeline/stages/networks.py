@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from pipeline.compress.cost import count_macs, count_parameters
@@ -32,6 +33,7 @@ def take_teacher(context: Context) -> None:
 
 def train_teacher(context: Context) -> None:
     """Train a network on all classes. Artefacts: weights.safetensors, facts.json."""
+    torch.manual_seed(context.settings["seed"])  # the factory draws the first weights
     network = _fresh(context.settings["model"])
     _check_fits(network, context)
     results = fit(
