@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("pipeline", "calibration", "targets")
+ROOT = Path(__file__).parents[1]
 # Modules every stage imports but whose text cannot change what a stage computes.
 NOT_COMPUTING = frozenset({"targets.errors", "pipeline.stage"})
 
@@ -114,11 +115,14 @@ def _reachable(roots: tuple[str, ...]) -> set[str]:
 
 @cache
 def _source(module: str) -> Path | None:
-    try:
+    """File of a module, found without importing it; `find_spec` would import its parents."""
+    package, *rest = module.split(".")
+    if package not in PACKAGES:
         spec = find_spec(module)
-    except ModuleNotFoundError:
-        return None
-    return Path(spec.origin) if spec and spec.origin else None
+        return Path(spec.origin) if spec and spec.origin else None
+    path = ROOT.joinpath(package, *rest)
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 @cache

@@ -230,3 +230,13 @@ def test_after_kill_9_the_child_is_gone_and_the_next_run_does_it_again(tmp_path)
     assert marks.read_text() == "xx"
     # The first child died with its parent: three seconds on, it has not finished anything either.
     assert len(list((tmp_path / "store" / "objects").rglob("entry.json"))) == 1
+
+
+def test_keys_are_made_without_importing_what_stages_need(small_build):
+    code = (
+        "import sys; from pathlib import Path; from pipeline.session import Session;"
+        f"assert not Session(Path({str(small_build / 'build.toml')!r})).build().ran;"
+        "print(sorted({'torch', 'onnx', 'onnxsim', 'onnxruntime', 'openvino'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
