@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from small_networks import SHAPE, batches, build
+from torch import nn
+
+from pipeline.compress.attribution import attributions, random_contrast, task_loss
+from pipeline.compress.importance import CRITERIA, Evidence, rank
+from pipeline.compress.readers import find_readers
+from pipeline.compress.structure import find_groups
+from targets.errors import ConfigError
+
+
+def evidence(network: nn.Module, **settings: int) -> Evidence:
+    groups = find_groups(network, SHAPE)
+    return Evidence(network, groups, find_readers(network, groups, SHAPE), batches(), 3, **settings)
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("network", ["chain", "depthwise", "residual"])
+def test_every_criterion_orders_every_group(name: str, network: str) -> None:
+    given = evidence(build(network))
+    before = {key: value.clone() for key, value in given.network.state_dict().items()}
+    orders = rank(name, given)
+    assert list(orders) == [group.leader for group in given.groups]
+    for group in given.groups:
+        removal = orders[group.leader]
+        assert sorted(removal.order) == list(range(group.width))
+        assert all(b >= a for a, b in pairwise(removal.lost))
+    torch.testing.assert_close(given.network.state_dict(), before)
+    assert rank(name, given) == orders, "the same evidence gives the same order"
+
+
+# Filters and pooled features of a channel say nothing of whether anybody reads it.
+BY_USE = ["taylor", "fisher", "reconstruction", "response"]
+
+
+@pytest.mark.parametrize("name", BY_USE)
+def test_a_channel_nobody_reads_goes_first(name: str) -> None:
+    network = build("chain")
+    network.get_parameter("b.weight").data[:, 2] = 0.0
+    assert rank(name, evidence(network))["a"].order[0] == 2
+
+
+@pytest.mark.parametrize("name", [name for name in CRITERIA if name not in ("random", "l1", "l2")])
+def test_a_dead_channel_goes_first(name: str) -> None:
+    network = build("chain")
+    network.get_parameter("a.weight").data[2] = 0.0
+    network.get_parameter("a.bias").data[2] = -1.0
+    assert rank(name, evidence(network))["a"].order[0] == 2
+
+
+@pytest.mark.parametrize("name", ["di-greedy", "di-logits", "reconstruction"])
+def test_of_two_equal_channels_one_goes_early_and_one_stays(name: str) -> None:
+    network = build("chain")
+    with torch.no_grad():
+        for own in network.get_submodule("a").state_dict().values():
+            own[4] = own[1]
+        # Both matter: what reads them reads them strongly.
+        network.get_parameter("b.weight")[:, [1, 4]] *= 5.0
+    order = rank(name, evidence(network))["a"].order
+    assert min(order.index(1), order.index(4)) <= 1
+
+
+def test_a_seed_gives_another_random_order() -> None:
+    network = build("chain")
+    assert rank("random", evidence(network, seed=1)) != rank("random", evidence(network, seed=2))
+
+
+def test_an_unknown_criterion_names_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="taylor"):
+        rank("tailor", evidence(build("chain")))
+
+
+def test_attributions_are_what_removing_a_channel_does_to_first_order() -> None:
+    network = build("residual")
+    given = evidence(network)
+    images, labels = batches(1)[0]
+    (owed,) = attributions(network, given.readers, [(images, labels)], task_loss)
+    step = 1e-3
+
+    def damp(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        x = inputs[0].clone()
+        x[:, 3] *= 1.0 - step
+        return (x,)
+
+    handles = [
+        network.get_submodule(r.layer).register_forward_pre_hook(damp) for r in given.readers["stem.0"]
+    ]
+    network.double()
+    damped = task_loss(network(images.double()), labels)
+    for handle in handles:
+        handle.remove()
+    change = (task_loss(network(images.double()), labels) - damped) / step
+    torch.testing.assert_close(owed["stem.0"][:, 3].double(), change.detach(), rtol=2e-2, atol=2e-4)
+
+
+def test_contrasts_ignore_what_all_logits_share() -> None:
+    logits = torch.randn(7, 4)
+    one = random_contrast(torch.Generator().manual_seed(3))(logits, torch.zeros(7))
+    other = random_contrast(torch.Generator().manual_seed(3))(logits + 100.0, torch.zeros(7))
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_frozen_networks_can_be_ranked() -> None:
+    network = build("chain").requires_grad_(False)
+    with torch.no_grad():
+        assert rank("taylor", evidence(network))["a"].order
