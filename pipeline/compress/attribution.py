@@ -27,7 +27,7 @@ def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def random_contrast(generator: torch.Generator) -> Objective:
-    """A random contrast between the classes for every image: Σ_k v_k·z_k with v_k = ±1, made to sum to zero.
+    """A random contrast between the classes for every image: Σ_k v_k·z_k, v normal and made to sum to zero.
 
     Over many images the second moments of its gradient are those of all logits, for one backward pass instead
     of one a class; the contrast drops what all logits share, which no decision sees.
@@ -35,8 +35,25 @@ def random_contrast(generator: torch.Generator) -> Objective:
 
     def objective(logits: Tensor, labels: Tensor) -> Tensor:
         del labels
-        signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2.0 - 1.0
-        return (logits * (signs - signs.mean(1, keepdim=True))).sum(1)
+        drawn = torch.randn(logits.shape, generator=generator).to(logits)
+        return (logits * (drawn - drawn.mean(1, keepdim=True))).sum(1)
+
+    return objective
+
+
+def sampled_loss(generator: torch.Generator, temperature: float) -> Objective:
+    """Cross-entropy against a label drawn from the network's own softened probabilities, for every image.
+
+    The second moments of its gradient are the Fisher information of the network's outputs: what moves
+    decisions, those that are close most of all. A temperature above 1 keeps images that are certain from
+    counting for nothing.
+    """
+
+    def objective(logits: Tensor, labels: Tensor) -> Tensor:
+        del labels
+        soft = logits / temperature
+        drawn = torch.multinomial(functional.softmax(soft.detach(), dim=1), 1, generator=generator)
+        return functional.cross_entropy(soft, drawn.squeeze(1), reduction="none")
 
     return objective
 
@@ -73,7 +90,7 @@ def _probes(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Ten
     """Give every layer its input as a tensor of its own, so that gradients are those through this layer."""
     probes: dict[str, Tensor] = {}
 
-    def hook(name: str) -> object:
+    def hook(name: str) -> torch.utils.hooks.RemovableHandle:
         def split(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             del layer
             probe = given[0].clone()
@@ -87,4 +104,4 @@ def _probes(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Ten
         yield probes
     finally:
         for handle in handles:
-            handle.remove()  # type: ignore[attr-defined]
+            handle.remove()

@@ -6,45 +6,19 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.attribution import attributions, random_contrast, task_loss
-from pipeline.compress.discriminant import Removal, System, information, mask_gradient, removal_order, ridge
-from pipeline.compress.patches import multiplying_layer, outputs, patch_columns, patches, positions
-from pipeline.compress.readers import Reader, watch_inputs
-from pipeline.compress.scatter import Batches, Scatter, blocks, collect, join, one_hot, with_logits
-from pipeline.compress.structure import Group, l1_importance
+from pipeline.compress.attribution import attributions, task_loss
+from pipeline.compress.discriminant import Removal, System, mask_gradient, removal_order, ridge
+from pipeline.compress.evidence import Criterion, Evidence
+from pipeline.compress.readers import Reader
+from pipeline.compress.reconstruction import discriminant_reconstruction, reconstruction, response
+from pipeline.compress.scatter import Batches, Scatter, blocks, collect, one_hot, with_logits
+from pipeline.compress.structure import l1_importance
 from targets.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a criterion may look at.
-
-    Args:
-        network: with the task's head; left as it is.
-        groups: of `find_groups`.
-        readers: of `find_readers`.
-        batches: (images, labels) of the training split; walked through once or twice.
-        classes: outputs of the network.
-        seed: of whatever is drawn.
-        most_positions: of a layer's output that reconstruction looks at in every image.
-    """
-
-    network: nn.Module
-    groups: Sequence[Group]
-    readers: Mapping[str, tuple[Reader, ...]]
-    batches: Batches
-    classes: int
-    seed: int = 0
-    most_positions: int = 16
-
-
-Criterion = Callable[[Evidence], dict[str, Removal]]
 
 
 def by_score(scores: Tensor) -> Removal:
@@ -126,69 +100,6 @@ def fisher(evidence: Evidence) -> dict[str, Removal]:
     return _by_attribution(evidence, lambda owed: owed.square().sum(0))
 
 
-def reconstruction(evidence: Evidence) -> dict[str, Removal]:
-    """Exact greedy least squares on the readers' outputs.
-
-    The class of ThiNet (Luo et al. 2017) and channel pruning (He et al. 2017), with an exact order.
-    """
-    return {leader: removal_order(systems) for leader, systems in reconstructions(evidence).items()}
-
-
-def response(evidence: Evidence) -> dict[str, Removal]:
-    """Exact greedy removal by what channels contribute to contrasts between the logits."""
-    return {leader: removal_order([system]) for leader, system in responses(evidence).items()}
-
-
-@torch.no_grad()
-def reconstructions(evidence: Evidence) -> dict[str, list[System]]:
-    """Least-squares problems of every reader: its patches against its outputs, the DI of each scaled to 1."""
-    generator = torch.Generator().manual_seed(evidence.seed)
-    network = evidence.network
-    layers = [reader.layer for group in evidence.readers.values() for reader in group]
-    found: dict[str, Scatter] = {}
-    network.eval()
-    with watch_inputs(network, layers) as inputs:
-        for images, _ in evidence.batches:
-            network(images)
-            for name in layers:
-                layer = multiplying_layer(network, name)
-                y = layer(inputs[name])
-                where = positions(layer, y, evidence.most_positions, generator)
-                join(found, name, Scatter.of(patches(layer, inputs[name], where), outputs(layer, y, where)))
-    return {
-        leader: [
-            unit(
-                System(
-                    found[r.layer].xx,
-                    found[r.layer].xy,
-                    patch_columns(multiplying_layer(network, r.layer), r.columns),
-                )
-            )
-            for r in readers
-        ]
-        for leader, readers in evidence.readers.items()
-    }
-
-
-def responses(evidence: Evidence) -> dict[str, System]:
-    """The logits as sums of what channels contribute: attributions to contrasts against their total."""
-    generator = torch.Generator().manual_seed(evidence.seed)
-    found: dict[str, Scatter] = {}
-    for owed in attributions(*_what(evidence), random_contrast(generator)):
-        for leader, each in owed.items():
-            join(found, leader, Scatter.of(each, each.sum(1, keepdim=True)))
-    return {
-        leader: unit(System(one.xx, one.xy, torch.arange(len(one.xx)).unsqueeze(1)))
-        for leader, one in found.items()
-    }
-
-
-def unit(system: System) -> System:
-    """The same problem with its targets scaled so that its DI is 1, or 0 if it has none."""
-    total = information(system.xx, system.xy, ridge(system.xx))
-    return System(system.xx, system.xy / total**0.5 if total > 0 else system.xy, system.blocks)
-
-
 CRITERIA: dict[str, Criterion] = {
     "random": at_random,
     "l1": l1,
@@ -201,6 +112,7 @@ CRITERIA: dict[str, Criterion] = {
     "di-greedy": di_greedy,
     "di-logits": di_logits,
     "reconstruction": reconstruction,
+    "discriminant-reconstruction": discriminant_reconstruction,
     "response": response,
 }
 

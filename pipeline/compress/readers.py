@@ -100,7 +100,7 @@ def watch_inputs(network: nn.Module, layers: Iterable[str]) -> Iterator[dict[str
     """Fill a dictionary with the layers' inputs at every forward pass."""
     inputs: dict[str, Tensor] = {}
 
-    def keep(name: str) -> object:
+    def keep(name: str) -> torch.utils.hooks.RemovableHandle:
         def hook(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
             del layer
             inputs[name] = given[0]
@@ -112,7 +112,7 @@ def watch_inputs(network: nn.Module, layers: Iterable[str]) -> Iterator[dict[str
         yield inputs
     finally:
         for handle in handles:
-            handle.remove()  # type: ignore[attr-defined]
+            handle.remove()
 
 
 def _writes(item: object) -> bool:

@@ -8,8 +8,7 @@ network's inputs instead ignores what the layers before have lost.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -19,15 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.compress.patches import Layer, multiplying_layer, outputs, patches, positions
 from pipeline.compress.scatter import Batches, Scatter
-from pipeline.compress.structure import Plan, apply
-
-
-@dataclass(frozen=True)
-class Survivors:
-    """What is left of a layer: indices of its outputs and inputs in the whole network."""
-
-    outputs: Tensor
-    inputs: Tensor
+from pipeline.compress.structure import Plan
+from pipeline.compress.survivors import Survivors, survivors
 
 
 @dataclass(frozen=True)
@@ -43,21 +35,6 @@ class Refit:
     layer: str
     before: float
     after: float
-
-
-def survivors(network: nn.Module, plan: Plan, input_shape: Sequence[int]) -> dict[str, Survivors]:
-    """Which outputs and inputs of every convolution and linear layer a plan leaves.
-
-    Found by cutting copies whose weights are their own indices, so that flatten, concatenation and whatever
-    else moves channels need no rules here.
-
-    Args:
-        network: whole.
-        plan: which channels stay.
-        input_shape: batch included.
-    """
-    found = [_indices(network, plan, input_shape, dimension) for dimension in (0, 1)]
-    return {name: Survivors(found[0][name], found[1][name]) for name in found[0]}
 
 
 def repair(
@@ -215,23 +192,6 @@ def _set_mean(layer: Layer, norm: nn.Module | None, found: Scatter, new: Tensor)
     norm.running_mean -= (found.mean_y - reached).to(norm.running_mean.dtype)
 
 
-def _indices(network: nn.Module, plan: Plan, input_shape: Sequence[int], dimension: int) -> dict[str, Tensor]:
-    labelled = copy.deepcopy(network)
-    for part in labelled.modules():
-        if isinstance(part, (nn.Conv2d, nn.Linear)):
-            shape = [-1 if axis == dimension else 1 for axis in range(part.weight.ndim)]
-            own = torch.arange(
-                part.weight.shape[dimension], dtype=part.weight.dtype, device=part.weight.device
-            )
-            part.weight.data = own.view(shape).expand_as(part.weight).clone()
-    apply(labelled, plan, input_shape)
-    return {
-        name: part.weight.detach().transpose(0, dimension).flatten(1)[:, 0].long()
-        for name, part in labelled.named_modules()
-        if isinstance(part, (nn.Conv2d, nn.Linear))
-    }
-
-
 @torch.no_grad()
 def _norms_behind(network: nn.Module, input_shape: Sequence[int]) -> dict[str, nn.Module]:
     """Layer → the batch normalisation that alone takes its output."""
@@ -239,7 +199,7 @@ def _norms_behind(network: nn.Module, input_shape: Sequence[int]) -> dict[str, n
     alive: list[Tensor] = []
     behind: dict[str, nn.Module] = {}
 
-    def after(name: str) -> object:
+    def after(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(layer: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> None:
             if isinstance(layer, _BatchNorm) and layer.running_mean is not None and id(given[0]) in produced:
                 behind[produced[id(given[0])]] = layer

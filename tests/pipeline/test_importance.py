@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 from small_networks import SHAPE, batches, build
-from torch import nn
+from torch import Tensor, nn
 
-from pipeline.compress.attribution import attributions, random_contrast, task_loss
-from pipeline.compress.importance import CRITERIA, Evidence, rank
+from pipeline.compress.attribution import Objective, attributions, random_contrast, sampled_loss, task_loss
+from pipeline.compress.evidence import Evidence
+from pipeline.compress.importance import CRITERIA, rank
 from pipeline.compress.readers import find_readers
+from pipeline.compress.reconstruction import reconstructions
 from pipeline.compress.structure import find_groups
 from targets.errors import ConfigError
 
@@ -35,7 +38,7 @@ def test_every_criterion_orders_every_group(name: str, network: str) -> None:
 
 
 # Filters and pooled features of a channel say nothing of whether anybody reads it.
-BY_USE = ["taylor", "fisher", "reconstruction", "response"]
+BY_USE = ["taylor", "fisher", "reconstruction", "discriminant-reconstruction", "response"]
 
 
 @pytest.mark.parametrize("name", BY_USE)
@@ -53,7 +56,7 @@ def test_a_dead_channel_goes_first(name: str) -> None:
     assert rank(name, evidence(network))["a"].order[0] == 2
 
 
-@pytest.mark.parametrize("name", ["di-greedy", "di-logits", "reconstruction"])
+@pytest.mark.parametrize("name", ["di-greedy", "di-logits", "reconstruction", "discriminant-reconstruction"])
 def test_of_two_equal_channels_one_goes_early_and_one_stays(name: str) -> None:
     network = build("chain")
     with torch.no_grad():
@@ -103,6 +106,43 @@ def test_contrasts_ignore_what_all_logits_share() -> None:
     one = random_contrast(torch.Generator().manual_seed(3))(logits, torch.zeros(7))
     other = random_contrast(torch.Generator().manual_seed(3))(logits + 100.0, torch.zeros(7))
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def moments(objective: Objective, logits: Tensor, draws: int) -> Tensor:
+    """Second moments of an objective's gradient by the logits of one image."""
+    many = logits.repeat(draws, 1).requires_grad_()
+    objective(many, torch.zeros(draws)).sum().backward()
+    assert many.grad is not None
+    return many.grad.T @ many.grad / draws
+
+
+def test_contrasts_see_all_logits_alike() -> None:
+    found = moments(random_contrast(torch.Generator().manual_seed(0)), torch.tensor([3.0, 0.0, -2.0]), 40000)
+    torch.testing.assert_close(found, torch.eye(3) - 1.0 / 3.0, rtol=0.0, atol=0.02)
+
+
+def test_drawn_labels_give_the_fisher_information() -> None:
+    logits = torch.tensor([1.0, 0.0, -1.0])
+    found = moments(sampled_loss(torch.Generator().manual_seed(0), 1.0), logits, 40000)
+    p = logits.softmax(0)
+    torch.testing.assert_close(found, p.diag() - p.outer(p), rtol=0.0, atol=0.01)
+
+
+def test_decisions_that_depend_on_no_output_here_weigh_nothing() -> None:
+    network = build("chain")
+    given = evidence(network)
+    every = [(images, labels) for images, labels in batches(2)]
+
+    def objective(logits: Tensor, labels: Tensor) -> Tensor:
+        del labels
+        # Only the first 16 images matter.
+        return logits[:, 0] * (torch.arange(len(logits)) < 16)
+
+    first_ones = [(images[:16], labels[:16]) for images, labels in every]
+    everything, first = (
+        reconstructions(replace(given, batches=seen), objective)["a"][0] for seen in (every, first_ones)
+    )
+    torch.testing.assert_close(everything.xx, first.xx, rtol=1e-6, atol=1e-6)
 
 
 def test_frozen_networks_can_be_ranked() -> None:

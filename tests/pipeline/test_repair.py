@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from pipeline.compress.cost import count_macs
 from pipeline.compress.importance import by_score
 from pipeline.compress.patches import outputs, patch_columns, patches, positions
-from pipeline.compress.repair import reestimate_batchnorm, repair, survivors
+from pipeline.compress.repair import reestimate_batchnorm, repair
 from pipeline.compress.structure import Plan, apply, find_groups, l1_importance, plan_uniform
+from pipeline.compress.survivors import survivors
 
 ALL = 64
 
