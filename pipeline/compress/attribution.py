@@ -52,8 +52,9 @@ def sampled_loss(generator: torch.Generator, temperature: float) -> Objective:
     def objective(logits: Tensor, labels: Tensor) -> Tensor:
         del labels
         soft = logits / temperature
-        drawn = torch.multinomial(functional.softmax(soft.detach(), dim=1), 1, generator=generator)
-        return functional.cross_entropy(soft, drawn.squeeze(1), reduction="none")
+        chances = functional.softmax(soft.detach(), dim=1).cpu()
+        drawn = torch.multinomial(chances, 1, generator=generator).squeeze(1).to(soft.device)
+        return functional.cross_entropy(soft, drawn, reduction="none")
 
     return objective
 

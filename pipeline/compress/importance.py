@@ -15,7 +15,7 @@ from pipeline.compress.attribution import attributions, task_loss
 from pipeline.compress.discriminant import Removal, System, mask_gradient, removal_order, ridge
 from pipeline.compress.evidence import Criterion, Evidence
 from pipeline.compress.readers import Reader
-from pipeline.compress.reconstruction import discriminant_reconstruction, reconstruction, response
+from pipeline.compress.reconstruction import discriminant_reconstruction, joint, reconstruction, response
 from pipeline.compress.scatter import Batches, Scatter, blocks, collect, one_hot, with_logits
 from pipeline.compress.structure import l1_importance
 from targets.errors import ConfigError
@@ -114,6 +114,7 @@ CRITERIA: dict[str, Criterion] = {
     "reconstruction": reconstruction,
     "discriminant-reconstruction": discriminant_reconstruction,
     "response": response,
+    "joint": joint,
 }
 
 

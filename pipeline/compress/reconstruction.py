@@ -14,6 +14,8 @@ from pipeline.compress.scatter import Scatter, join
 
 # Softens the probabilities that labels are drawn from; at 1 images that are certain have hardly any gradient.
 TEMPERATURE = 3.0
+# What the logits weigh beside the readers' outputs, each at a DI of 1.
+RESPONSE_SHARE = 0.5
 
 
 def reconstruction(evidence: Evidence) -> dict[str, Removal]:
@@ -29,6 +31,21 @@ def discriminant_reconstruction(evidence: Evidence) -> dict[str, Removal]:
     drawn = torch.Generator().manual_seed(evidence.seed)
     problems = reconstructions(evidence, sampled_loss(drawn, TEMPERATURE))
     return {leader: removal_order(systems) for leader, systems in problems.items()}
+
+
+def joint(evidence: Evidence) -> dict[str, Removal]:
+    """Both at once: what the readers' outputs lose, and what contrasts between the logits lose.
+
+    Rows of the first are weighted by how much such contrasts move with the outputs there. It says what the
+    refitted layers behind can still compute; the second, what of it is used.
+    """
+    contrast = random_contrast(torch.Generator().manual_seed(evidence.seed))
+    used = responses(evidence)
+    orders = {}
+    for leader, systems in reconstructions(evidence, contrast).items():
+        outputs_lost = [scaled(system, 1.0 / len(systems)) for system in systems]
+        orders[leader] = removal_order([*outputs_lost, scaled(used[leader], RESPONSE_SHARE)])
+    return orders
 
 
 def response(evidence: Evidence) -> dict[str, Removal]:
@@ -81,4 +98,9 @@ def responses(evidence: Evidence) -> dict[str, System]:
 def unit(system: System) -> System:
     """The same problem with its targets scaled so that its DI is 1, or 0 if it has none."""
     total = information(system.xx, system.xy, ridge(system.xx))
-    return System(system.xx, system.xy / total**0.5 if total > 0 else system.xy, system.blocks)
+    return scaled(system, 1.0 / total) if total > 0 else system
+
+
+def scaled(system: System, factor: float) -> System:
+    """The same problem with its DI multiplied."""
+    return System(system.xx, system.xy * factor**0.5, system.blocks)

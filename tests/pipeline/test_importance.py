@@ -38,7 +38,7 @@ def test_every_criterion_orders_every_group(name: str, network: str) -> None:
 
 
 # Filters and pooled features of a channel say nothing of whether anybody reads it.
-BY_USE = ["taylor", "fisher", "reconstruction", "discriminant-reconstruction", "response"]
+BY_USE = ["taylor", "fisher", "reconstruction", "discriminant-reconstruction", "response", "joint"]
 
 
 @pytest.mark.parametrize("name", BY_USE)
