@@ -62,15 +62,19 @@ class Group:
 def find_groups(network: nn.Module, input_shape: Sequence[int]) -> list[Group]:
     """The groups of channels that can be cut, in the network's own order.
 
+    Channels that a grouped convolution ties together stay whole.
+
     Args:
         network: traceable; its last layer, which gives the outputs, is never cut.
         input_shape: batch included.
     """
     names = {module: name for name, module in network.named_modules()}
     groups = []
-    for group in _graph(network, input_shape).get_all_groups(
-        ignored_layers=[_last_layer(network)], root_module_types=[nn.Conv2d, nn.Linear]
+    for group in dependency_graph(network, input_shape).get_all_groups(
+        ignored_layers=[last_layer(network)], root_module_types=[nn.Conv2d, nn.Linear]
     ):
+        if any(_ties_channels(item.dep.target.module) for item in group):
+            continue
         members = [
             names[item.dep.target.module]
             for item in group
@@ -161,23 +165,47 @@ def apply(network: nn.Module, plan: Plan, input_shape: Sequence[int]) -> nn.Modu
 
 
 def _cut(network: nn.Module, keep: Mapping[str, list[int]], input_shape: Sequence[int]) -> nn.Module:
-    graph = _graph(network, input_shape)
+    graph = dependency_graph(network, input_shape)
     for leader, channels in keep.items():
         layer = network.get_submodule(leader)
         gone = sorted(set(range(_width(layer))) - set(channels))
         if gone:
-            graph.get_pruning_group(layer, torch_pruning.prune_conv_out_channels, gone).prune()
+            graph.get_pruning_group(layer, _cutting(layer), gone).prune()
     return network
 
 
-def _graph(network: nn.Module, input_shape: Sequence[int]) -> torch_pruning.DependencyGraph:
+def _ties_channels(layer: nn.Module) -> bool:
+    """Grouped convolutions need the same number of channels in every group; only depthwise ones are cut."""
+    return isinstance(layer, nn.Conv2d) and 1 < layer.groups < layer.out_channels
+
+
+def dependency_graph(network: nn.Module, input_shape: Sequence[int]) -> torch_pruning.DependencyGraph:
+    """Which layers' channels hang together; the network is left in evaluation mode."""
     network.eval()
-    return torch_pruning.DependencyGraph().build_dependency(
-        network, example_inputs=torch.zeros(tuple(input_shape))
-    )
+    frozen = [parameter for parameter in network.parameters() if not parameter.requires_grad]
+    # The graph is read off autograd's: a frozen network would seem to have no channels that can be cut.
+    with torch.enable_grad():
+        for parameter in frozen:
+            parameter.requires_grad_()
+        graph = torch_pruning.DependencyGraph().build_dependency(
+            network, example_inputs=torch.zeros(tuple(input_shape), device=_device(network))
+        )
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return graph
 
 
-def _last_layer(network: nn.Module) -> nn.Module:
+def _cutting(layer: nn.Module) -> object:
+    linear = isinstance(layer, nn.Linear)
+    return torch_pruning.prune_linear_out_channels if linear else torch_pruning.prune_conv_out_channels
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
+def last_layer(network: nn.Module) -> nn.Module:
+    """The layer that gives the outputs and is never cut."""
     return [part for part in network.modules() if isinstance(part, (nn.Conv2d, nn.Linear))][-1]
 
 

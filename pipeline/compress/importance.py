@@ -1,0 +1,161 @@
+"""Every way of telling which channels matter, behind one interface: a criterion gives each group an order.
+
+Importance knows nothing of budgets and cuts nothing (`structure`). All criteria look at the training images
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.compress.attribution import attributions, task_loss
+from pipeline.compress.discriminant import Removal, System, mask_gradient, removal_order, ridge
+from pipeline.compress.evidence import Criterion, Evidence
+from pipeline.compress.readers import Reader
+from pipeline.compress.reconstruction import discriminant_reconstruction, joint, reconstruction, response
+from pipeline.compress.scatter import Batches, Scatter, blocks, collect, one_hot, with_logits
+from pipeline.compress.structure import l1_importance
+from targets.errors import ConfigError
+
+
+def by_score(scores: Tensor) -> Removal:
+    """The order of a score given once: the least goes first; what is lost is the sum of scores."""
+    order = torch.argsort(scores, stable=True)
+    lost = scores.double()[order].cumsum(0)
+    return Removal(tuple(order.tolist()), tuple(lost.tolist()), float(lost[-1]))
+
+
+def at_random(evidence: Evidence) -> dict[str, Removal]:
+    """A random order: what any criterion must beat."""
+    generator = torch.Generator().manual_seed(evidence.seed)
+    return {group.leader: by_score(torch.rand(group.width, generator=generator)) for group in evidence.groups}
+
+
+def l1(evidence: Evidence) -> dict[str, Removal]:
+    """L1 norm of the filters (Li et al. 2017)."""
+    return _scored(l1_importance(evidence.network, evidence.groups))
+
+
+def l2(evidence: Evidence) -> dict[str, Removal]:
+    """L2 norm of the filters of all layers of the group together."""
+    return _scored(
+        {
+            group.leader: torch.stack(
+                [
+                    evidence.network.get_parameter(f"{name}.weight").detach().flatten(1).square().sum(1)
+                    for name in group.members
+                ]
+            )
+            .sum(0)
+            .sqrt()
+            for group in evidence.groups
+        }
+    )
+
+
+def activation(evidence: Evidence) -> dict[str, Removal]:
+    """Mean absolute value of the pooled feature maps."""
+    return _by_features(evidence, lambda found, own: found.mean_x.abs()[own].sum(1))
+
+
+def fisher_ratio(evidence: Evidence) -> dict[str, Removal]:
+    """Scatter between classes over scatter within them, of every pooled feature alone (Fisher 1936)."""
+
+    def score(found: Scatter, own: Tensor) -> Tensor:
+        tiny = 1e-9 * found.xx.diagonal().mean().clamp_min(1e-30)
+        return (found.between() / (found.within() + tiny))[own].sum(1)
+
+    return _by_features(evidence, score)
+
+
+def di_mask_gradient(evidence: Evidence) -> dict[str, Removal]:
+    """The score the authors of DI released (|∂DI/∂mask|), here on pooled maps behind the activation."""
+
+    def score(found: Scatter, own: Tensor) -> Tensor:
+        return mask_gradient(System(found.xx, found.xy, own), ridge(found.xx))
+
+    return _by_features(evidence, score)
+
+
+def di_greedy(evidence: Evidence) -> dict[str, Removal]:
+    """Exact greedy removal by DI of the pooled features about the classes."""
+    return _by_information(evidence, collect(*_what(evidence), one_hot(evidence.classes)))
+
+
+def di_logits(evidence: Evidence) -> dict[str, Removal]:
+    """Exact greedy removal by DI about the classes and the network's own logits."""
+    return _by_information(evidence, collect(*_what(evidence), with_logits(evidence.classes)))
+
+
+def taylor(evidence: Evidence) -> dict[str, Removal]:
+    """Mean over images of |Σ a·∂L/∂a| (Molchanov et al. 2017)."""
+    return _by_attribution(evidence, lambda owed: owed.abs().sum(0))
+
+
+def fisher(evidence: Evidence) -> dict[str, Removal]:
+    """Mean over images of (Σ a·∂L/∂a)² (Theis et al. 2018)."""
+    return _by_attribution(evidence, lambda owed: owed.square().sum(0))
+
+
+CRITERIA: dict[str, Criterion] = {
+    "random": at_random,
+    "l1": l1,
+    "l2": l2,
+    "activation": activation,
+    "taylor": taylor,
+    "fisher": fisher,
+    "fisher-ratio": fisher_ratio,
+    "di-mask-gradient": di_mask_gradient,
+    "di-greedy": di_greedy,
+    "di-logits": di_logits,
+    "reconstruction": reconstruction,
+    "discriminant-reconstruction": discriminant_reconstruction,
+    "response": response,
+    "joint": joint,
+}
+
+
+def rank(name: str, evidence: Evidence) -> dict[str, Removal]:
+    """Leader → the order the group's channels go in.
+
+    Args:
+        name: of the criterion, a key of `CRITERIA`.
+        evidence: what it may look at.
+
+    Raises:
+        ConfigError: no such criterion.
+    """
+    if name not in CRITERIA:
+        raise ConfigError(f"there is no criterion {name!r}", mend=f"choose from: {', '.join(CRITERIA)}")
+    return CRITERIA[name](evidence)
+
+
+def _what(evidence: Evidence) -> tuple[nn.Module, Mapping[str, tuple[Reader, ...]], Batches]:
+    return evidence.network, evidence.readers, evidence.batches
+
+
+def _scored(scores: Mapping[str, Tensor]) -> dict[str, Removal]:
+    return {leader: by_score(score) for leader, score in scores.items()}
+
+
+def _by_features(evidence: Evidence, score: Callable[[Scatter, Tensor], Tensor]) -> dict[str, Removal]:
+    found = collect(*_what(evidence), one_hot(evidence.classes))
+    return _scored({leader: score(one, blocks(evidence.readers[leader])) for leader, one in found.items()})
+
+
+def _by_information(evidence: Evidence, found: Mapping[str, Scatter]) -> dict[str, Removal]:
+    return {
+        leader: removal_order([System(one.xx, one.balanced().xy, blocks(evidence.readers[leader]))])
+        for leader, one in found.items()
+    }
+
+
+def _by_attribution(evidence: Evidence, per_batch: Callable[[Tensor], Tensor]) -> dict[str, Removal]:
+    totals: dict[str, Tensor] = {}
+    for owed in attributions(*_what(evidence), task_loss):
+        for leader, each in owed.items():
+            totals[leader] = totals.get(leader, 0.0) + per_batch(each.double())
+    return _scored(totals)

@@ -1,0 +1,193 @@
+"""Scatter statistics in one pass: what discriminant information and least squares need of the data.
+
+Every batch is centred on its own mean and joined by the update of Chan, Golub & LeVeque (1983), so that sums
+of large numbers are never subtracted, and partial statistics of several workers join to the same result.
+Memory is C² + CK + K² numbers whatever the number of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.compress.readers import Reader, distinct, watch_inputs
+
+# (logits [N, outputs], labels [N]) → what the features are to explain [N, K]
+Targets = Callable[[Tensor, Tensor], Tensor]
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass
+class Scatter:
+    """Centred second moments of features X [N, C] and targets Y [N, K], float64.
+
+    Args:
+        count: number of samples, or the sum of their weights.
+        mean_x: [C].
+        mean_y: [K].
+        xx: XᵀX [C, C] of the centred features.
+        xy: XᵀY [C, K].
+        yy: YᵀY [K, K].
+    """
+
+    count: float
+    mean_x: Tensor
+    mean_y: Tensor
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Scatter:
+        """Statistics of one batch.
+
+        Args:
+            x: [n, C], n ≥ 1.
+            y: [n, K].
+            weights: [n], not negative; a sample of weight 2 counts as two. Without them all weigh 1.
+        """
+        x, y = x.double(), y.double()
+        w = x.new_ones(len(x)) if weights is None else weights.double()
+        count = float(w.sum())
+        share = (w / count if count > 0 else w).unsqueeze(1)
+        mean_x, mean_y = (share * x).sum(0), (share * y).sum(0)
+        root = w.sqrt().unsqueeze(1)
+        x, y = root * (x - mean_x), root * (y - mean_y)
+        return cls(count, mean_x, mean_y, x.T @ x, x.T @ y, y.T @ y)
+
+    def add(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> None:
+        """Take in one more batch; arguments as of `of`."""
+        self.merge(Scatter.of(x, y, weights))
+
+    def merge(self, other: Scatter) -> None:
+        """Take in the statistics of other samples."""
+        count = self.count + other.count
+        if other.count == 0.0:
+            return
+        shift_x, shift_y = other.mean_x - self.mean_x, other.mean_y - self.mean_y
+        factor = self.count * other.count / count
+        self.xx += other.xx + factor * torch.outer(shift_x, shift_x)
+        self.xy += other.xy + factor * torch.outer(shift_x, shift_y)
+        self.yy += other.yy + factor * torch.outer(shift_y, shift_y)
+        self.mean_x += shift_x * (other.count / count)
+        self.mean_y += shift_y * (other.count / count)
+        self.count = count
+
+    def balanced(self) -> Scatter:
+        """The same with every target's column scaled to unit norm, so that rare classes weigh as much."""
+        norm = self.yy.diagonal().sqrt()
+        scale = torch.where(norm > 0, 1.0 / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0.0)
+        return replace(
+            self, mean_y=self.mean_y * scale, xy=self.xy * scale, yy=self.yy * torch.outer(scale, scale)
+        )
+
+    def class_counts(self) -> Tensor:
+        """Samples of each class [K]; the targets are one-hot labels."""
+        return self.mean_y * self.count
+
+    def class_means(self) -> Tensor:
+        """Mean features of each class [K, C]; the targets are one-hot labels, no class is empty."""
+        return self.mean_x + (self.xy / self.class_counts()).T
+
+    def between(self) -> Tensor:
+        """Each feature's scatter between classes, Σ_k n_k (m_k − m)² [C]; the targets are one-hot labels."""
+        counts = self.class_counts()
+        return (self.xy.square() / counts.clamp_min(1.0)).sum(1)
+
+    def within(self) -> Tensor:
+        """Each feature's scatter within its classes [C]; the targets are one-hot labels."""
+        return (self.xx.diagonal() - self.between()).clamp_min(0.0)
+
+
+def join(into: dict[str, Scatter], name: str, batch: Scatter) -> None:
+    """Add a batch's statistics under a name."""
+    if name in into:
+        into[name].merge(batch)
+    else:
+        into[name] = batch
+
+
+def one_hot(classes: int) -> Targets:
+    """Targets: which class a sample is of [N, classes]."""
+
+    def targets(logits: Tensor, labels: Tensor) -> Tensor:
+        del logits
+        return functional.one_hot(labels, classes).double()
+
+    return targets
+
+
+def with_logits(classes: int) -> Targets:
+    """Targets: the class, and beside it the network's own logits, as spread out as the classes [N, 2K].
+
+    The logits say which classes a sample is near to, which few labels cannot. Both halves have the same
+    total variance in every batch.
+    """
+
+    def targets(logits: Tensor, labels: Tensor) -> Tensor:
+        hard = functional.one_hot(labels, classes).double()
+        soft = logits.double() - logits.double().mean(1, keepdim=True)
+        spread = hard.var(0, unbiased=False).sum() / soft.var(0, unbiased=False).sum().clamp_min(1e-12)
+        return torch.cat([hard, soft * spread.sqrt()], dim=1)
+
+    return targets
+
+
+@torch.no_grad()
+def collect(
+    network: nn.Module, readers: Mapping[str, Sequence[Reader]], batches: Batches, targets: Targets
+) -> dict[str, Scatter]:
+    """Statistics of every group's feature maps against targets, in one pass.
+
+    Args:
+        network: evaluated.
+        readers: leader → layers that read the group, of `find_readers`.
+        batches: (images, labels), each with at least one image.
+        targets: what the features are to explain.
+
+    Returns:
+        leader → statistics of the features as `pooled` lays them out.
+    """
+    found: dict[str, Scatter] = {}
+    layers = [reader.layer for group in readers.values() for reader in group]
+    network.eval()
+    with watch_inputs(network, layers) as inputs:
+        for images, labels in batches:
+            y = targets(network(images), labels)
+            for leader, group in readers.items():
+                join(found, leader, Scatter.of(pooled(group, inputs), y))
+    return found
+
+
+def pooled(readers: Sequence[Reader], inputs: Mapping[str, Tensor]) -> Tensor:
+    """Feature maps of a group as its readers see them, averaged over positions.
+
+    The columns of each distinct tensor are: the group's channels, then channels of others it was concatenated
+    with. Layers that read the same tensor count once.
+
+    Args:
+        readers: of one group.
+        inputs: layer → its input.
+
+    Returns:
+        [N, columns], float64
+    """
+    parts = []
+    for reader in distinct(readers):
+        x = reader.average(inputs[reader.layer])
+        parts += [x[:, reader.columns].mean(2), x[:, reader.rest]]
+    return torch.cat(parts, dim=1).double()
+
+
+def blocks(readers: Sequence[Reader]) -> Tensor:
+    """Which columns of `pooled` go with a channel of the group: [channels, distinct tensors]."""
+    found, start = [], 0
+    for reader in distinct(readers):
+        width = len(reader.columns)
+        found.append(torch.arange(start, start + width))
+        start += width + len(reader.rest)
+    return torch.stack(found, dim=1)
