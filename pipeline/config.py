@@ -20,6 +20,22 @@ else:
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Criterion = Literal[
+    "random",
+    "l1",
+    "l2",
+    "activation",
+    "taylor",
+    "fisher",
+    "fisher-ratio",
+    "di-mask-gradient",
+    "di-greedy",
+    "di-logits",
+    "reconstruction",
+    "discriminant-reconstruction",
+    "response",
+    "joint",
+]
 OWN_CODE = ("pipeline.",)
 
 
@@ -122,6 +138,9 @@ class StudentSection(Section):
 
     macs: Share = Field(default=0.25, description="share of the teacher's multiply-accumulates")
     minimum_width: Count = Field(default=8, description="channels no layer goes below")
+    importance: Criterion = Field(default="l1", description="criterion that says which channels stay")
+    scoring_images: Count = Field(default=1024, description="training images criteria and repair look at")
+    repair: bool = Field(default=True, description="refit the cut network in closed form before training")
     training: TrainingSection = TrainingSection(epochs=5)
     temperature: Annotated[float, Field(gt=0)] = Field(default=4.0, description="of the soft targets")
     distillation: Annotated[float, Field(ge=0)] = Field(

@@ -16,6 +16,8 @@ from pipeline.stage import Progress
 from targets.errors import StageError
 from targets.preprocess import Preprocess
 
+SAFE_CHANNELS = 8
+
 # (images, logits, labels, share of the training that is done) → scalar
 Loss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
@@ -83,9 +85,7 @@ class Examples:
             yield self._prepare(images), torch.from_numpy(self.labels[indices])
 
     def _prepare(self, images: NDArray[np.generic]) -> Tensor:
-        x = torch.from_numpy(self.preprocess(images))
-        # Same values, other order in memory: convolutions on the CPU run 10 to 100 % faster this way.
-        return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+        return torch.from_numpy(self.preprocess(images))
 
 
 def augment(
@@ -130,7 +130,7 @@ def fit(
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
     rng = np.random.default_rng(seed)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=memory_format(network))  # type: ignore[call-overload]
     steps = max(1, len(train.labels) // settings.batch_size) * settings.epochs
     optimizer = _optimizer(network, settings)
     average = copy.deepcopy(network).requires_grad_(False)
@@ -144,6 +144,7 @@ def fit(
         for images, labels in train.batches(settings, rng):
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * one_cycle(step / steps)
+            images = images.contiguous(memory_format=memory_format(network))
             value = loss(images, network(images), labels, step / steps)
             if not math.isfinite(value.item()):
                 raise StageError(
@@ -163,6 +164,22 @@ def fit(
     network.load_state_dict(best_weights)
     network.eval()
     return results
+
+
+def memory_format(network: nn.Module) -> torch.memory_format:
+    """The order of tensors in memory a network trains fastest in; values do not change.
+
+    Channels last is 10 to 100 % faster on a CPU. But torch 2.13's backward pass of a strided 1×1 convolution
+    with 4 or 6 input channels in that order writes beyond its memory, so narrow ones keep the usual order.
+    """
+    narrow = any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
+        and layer.in_channels < SAFE_CHANNELS
+        for layer in network.modules()
+    )
+    return torch.contiguous_format if narrow else torch.channels_last
 
 
 def one_cycle(done: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.compress.cost import count_macs, count_parameters
 from pipeline.compress.distill import cross_entropy, distillation_loss
-from pipeline.compress.structure import Plan, apply, find_groups, l1_importance, plan_uniform
+from pipeline.compress.evidence import Evidence
+from pipeline.compress.importance import rank
+from pipeline.compress.readers import find_readers
+from pipeline.compress.repair import repair
+from pipeline.compress.structure import Plan, apply, find_groups, plan_uniform
 from pipeline.export import export
 from pipeline.fit import EpochResult, Examples, FitSettings, accuracy, fit, history
 from pipeline.network import build_network, fill, find_head, load_weights, save_weights, with_head
@@ -21,6 +26,8 @@ from pipeline.stage import Context
 from pipeline.stages.data import read_preprocess, read_split
 from pipeline.task import Task
 from targets.errors import ModelError
+
+BATCH = 128
 
 
 def take_teacher(context: Context) -> None:
@@ -50,18 +57,24 @@ def train_teacher(context: Context) -> None:
 
 def decide_structure(context: Context) -> None:
     """Decide which channels stay for the student's budget. Artefact: plan.json."""
-    network = load_network(context.settings["model"], context.inputs, weights="teacher", headed=True)
+    settings = context.settings
+    network = load_network(settings["model"], context.inputs, weights="teacher", headed=True)
     shape = input_shape(context.inputs["facts"])
     groups = find_groups(network, shape)
-    whole = load_network(context.settings["model"], context.inputs, weights="teacher")
+    task = Task.load(context.inputs["task"])
+    batches = _some(_examples(context, "train", task), settings["scoring_images"])
+    readers = find_readers(network, groups, shape)
+    evidence = Evidence(network, groups, readers, batches, len(task.outputs), settings["seed"])
+    removal = rank(settings["importance"], evidence)
+    whole = load_network(settings["model"], context.inputs, weights="teacher")
     plan = plan_uniform(
         network,
         shape,
-        l1_importance(network, groups),
+        {leader: order.importance() for leader, order in removal.items()},
         groups,
-        macs=int(context.settings["macs"] * count_macs(whole, shape)),
-        alignment=context.settings["alignment"],
-        minimum=context.settings["minimum"],
+        macs=int(settings["macs"] * count_macs(whole, shape)),
+        alignment=settings["alignment"],
+        minimum=settings["minimum"],
     )
     plan.save(context.out / "plan.json")
 
@@ -71,15 +84,15 @@ def distill_student(context: Context) -> None:
     settings = context.settings
     task = Task.load(context.inputs["task"])
     teacher = load_network(settings["model"], context.inputs, weights="teacher")
-    student = load_network(settings["model"], context.inputs, weights="teacher", headed=True)
-    apply(student, Plan.load(context.inputs["plan"]), input_shape(context.inputs["facts"]))
+    train = _examples(context, "train", task)
+    student = _cut_and_repaired(context, train)
     loss = distillation_loss(
         teacher, task.wanted, task.other, settings["temperature"], settings["distillation"]
     )
     results = fit(
         student,
         loss,
-        _examples(context, "train", task),
+        train,
         _examples(context, "select", task),
         FitSettings(**settings["training"]),
         settings["seed"],
@@ -133,6 +146,24 @@ def input_shape(facts: Path) -> tuple[int, int, int, int]:
     """Shape of one image as torch takes it: [1, C, H, W]."""
     height, width, channels = json.loads(facts.read_text(encoding="utf-8"))["image_shape"]
     return 1, channels, height, width
+
+
+def _cut_and_repaired(context: Context, train: Examples) -> nn.Module:
+    """The teacher with the task's head, cut by the plan, its layers refitted to what they did before."""
+    whole = load_network(context.settings["model"], context.inputs, weights="teacher", headed=True)
+    plan, shape = Plan.load(context.inputs["plan"]), input_shape(context.inputs["facts"])
+    student = apply(copy.deepcopy(whole), plan, shape)
+    if context.settings["repair_images"]:
+        context.progress("repairing", 0, 1)
+        repair(student, whole, plan, _some(train, context.settings["repair_images"]), shape)
+    return student.requires_grad_(True)
+
+
+def _some(examples: Examples, count: int) -> list[tuple[Tensor, Tensor]]:
+    """Batches of at most `count` examples, spread evenly over all of them."""
+    count = min(count, len(examples.labels))
+    chosen = np.linspace(0, len(examples.labels) - 1, count).round().astype(np.int64)
+    return [examples.tensors(chosen[start : start + BATCH]) for start in range(0, count, BATCH)]
 
 
 def _fresh(model: Mapping[str, Any]) -> nn.Module:

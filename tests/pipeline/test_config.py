@@ -90,3 +90,12 @@ def test_the_documentation_names_every_key():
         for kind in getattr(field.annotation, "__args__", (field.annotation,)):
             for key in getattr(kind, "model_fields", {}):
                 assert f"`{key}`" in text, f"docs/build-file.md does not explain {name}.{key}"
+
+
+def test_every_criterion_can_be_chosen():
+    from typing import get_args
+
+    from pipeline.compress.importance import CRITERIA
+    from pipeline.config import Criterion
+
+    assert list(get_args(Criterion)) == list(CRITERIA)
