@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ def build_text(result: BuildResult) -> str:
     """What a build did, the headlines first."""
     from pipeline.report import load
 
-    report = result.output / "report.html"
+    report = os.path.relpath(result.output / "report.html")
     if not result.ran and not result.changed:
         return f"Nothing to do: all {result.stages} stages are up to date. The report: {report}"
     headlines = [target.headline for target in load(result.output / "report.json").targets]
