@@ -66,7 +66,7 @@ $(VENV)/.installed: pyproject.toml
 # asking anybody, and what is left is a download by the build itself, checked against pinned digests.
 data: install
 	@test -e $(FASHION)/train-images-idx3-ubyte.gz \
-	  || $(BIN)/python -m pipeline.datasets \
+	  || $(BIN)/python -m pipeline.datasets.fashion_mnist \
 	  || { test "$(AS_ROOT)" && { apt-get install -y dataset-fashion-mnist >/dev/null 2>&1 \
 	       || { apt-get update >/dev/null 2>&1; apt-get install -y dataset-fashion-mnist >/dev/null 2>&1; }; }; } \
-	  || $(BIN)/python -m pipeline.datasets --download
+	  || $(BIN)/python -m pipeline.datasets.fashion_mnist --download

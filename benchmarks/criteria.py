@@ -37,7 +37,8 @@ from pipeline.compress.importance import CRITERIA, rank
 from pipeline.compress.readers import find_readers
 from pipeline.compress.repair import repair
 from pipeline.compress.structure import Plan, apply, find_groups, plan_uniform
-from pipeline.datasets import ArraySource, fashion_mnist, find_fashion_mnist
+from pipeline.datasets.fashion_mnist import fashion_mnist, find_fashion_mnist
+from pipeline.datasets.source import ArraySource
 from pipeline.fit import Examples, FitSettings, accuracy, fit
 from pipeline.network import load_weights, save_weights, with_head
 from pipeline.zoo import resnet

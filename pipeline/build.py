@@ -10,17 +10,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import GateKind, Settings, TargetSection
-from pipeline.datasets import find_fashion_mnist
+from pipeline.config import GateKind, Settings
+from pipeline.datasets.fashion_mnist import find_fashion_mnist
 from pipeline.parity.thresholds import DEFAULT_THRESHOLDS
+from pipeline.products import (
+    BuildTarget,
+    Variant,
+    engine_path,
+    networks_of,
+    onnx_path,
+    onnx_stage,
+    variants_of,
+)
 from pipeline.stage import Ref, Stage
 from pipeline.store import Entry
-from targets.capability import Capability, Device, load_device
-from targets.errors import ConfigError
 from targets.toolchain import TOOLCHAINS, load_toolchain
 
 ONNX_TOOLS = ("onnx", "onnxruntime", "numpy")
@@ -40,56 +47,6 @@ ENGINE_GATES: dict[str, GateKind] = {
 DATA_ARTEFACTS = {"facts": "facts.json", "preprocess": "preprocess.json"}
 # What the report is given of every stage that made it.
 REPORTED = ("facts.json", "plan.json", "task.json", "gate.json", "timings.json", "accuracy.json", "engine")
-
-
-@dataclass(frozen=True)
-class BuildTarget:
-    """A target with its device file read.
-
-    Args:
-        name: unique in the build.
-        section: what build.toml says.
-        device: what the device can do.
-        capability: what it can do with the toolchain chosen.
-        toolchain: name of that toolchain.
-    """
-
-    name: str
-    section: TargetSection
-    device: Device
-    capability: Capability
-    toolchain: str
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One network at one precision."""
-
-    network: str
-    precision: str
-
-    @property
-    def name(self) -> str:
-        """As the report shows it."""
-        return f"{self.network} {self.precision}"
-
-
-def resolve_targets(settings: Settings, folder: Path) -> list[BuildTarget]:
-    """Read the device file of every target.
-
-    Raises:
-        ConfigError: an unknown device or toolchain, or two targets of one name.
-    """
-    found: list[BuildTarget] = []
-    for section in settings.targets:
-        device = load_device(_device_name(section.device, folder))
-        toolchain = section.toolchain or next(iter(device.toolchains))
-        capability = device.capability(toolchain)
-        own = device.name if device.name.endswith(toolchain) else f"{device.name}-{toolchain}"
-        name = section.name or own
-        found.append(BuildTarget(name, section, device, capability, toolchain))
-    _refuse_doubles([target.name for target in found])
-    return found
 
 
 def plan(settings: Settings, folder: Path, targets: Sequence[BuildTarget]) -> list[Stage]:
@@ -475,63 +432,6 @@ def report_stage(settings: Settings, targets: Sequence[BuildTarget], entries: Ma
     )
 
 
-def published(settings: Settings, targets: Sequence[BuildTarget]) -> dict[str, Ref]:
-    """What a build hands over: path below the output folder → artefact."""
-    found = {f"report.{kind}": Ref("report", f"report.{kind}") for kind in ("html", "json", "md")}
-    if settings.student:
-        found["models/student.plan.json"] = Ref("structure", "plan.json")
-    if settings.model.factory:
-        for network in networks_of(settings):
-            found[f"models/{network}.safetensors"] = Ref(network, "weights.safetensors")
-    for target in targets:
-        for variant in variants_of(settings, target):
-            found[onnx_path(target, variant)] = Ref(onnx_stage(target, variant), "model.onnx")
-            found[engine_path(target, variant)] = Ref(f"compile {target.name} {variant.name}", "engine")
-    return found
-
-
-def onnx_stage(target: BuildTarget, variant: Variant) -> str:
-    """The stage that makes the ONNX file a variant is compiled from."""
-    return f"quantize {target.name}" if variant.precision == "int8" else f"simplify {variant.network}"
-
-
-def onnx_path(target: BuildTarget, variant: Variant) -> str:
-    """Where a variant's ONNX file is handed over, below the output folder."""
-    suffix = f"-int8-{target.name}" if variant.precision == "int8" else ""
-    return f"models/{variant.network}{suffix}.onnx"
-
-
-def engine_path(target: BuildTarget, variant: Variant) -> str:
-    """Where a variant's engine is handed over, below the output folder."""
-    return f"engines/{target.name}/{variant.network}-{variant.precision}"
-
-
-def networks_of(settings: Settings) -> list[str]:
-    """The build's networks; the last is the one that is shipped."""
-    if settings.model.onnx:
-        return ["model"]
-    return ["teacher", "student"] if settings.student else ["teacher"]
-
-
-def variants_of(settings: Settings, target: BuildTarget) -> list[Variant]:
-    """What is compiled for a target: every network in float, the shipped one at every precision asked for.
-
-    The first precision that is not INT8 is the float twin everything is compared with; the last variant is
-    the product.
-    """
-    *others, product = networks_of(settings)
-    precisions = list(dict.fromkeys(target.section.precisions))
-    floats = [precision for precision in precisions if precision != "int8"] or ["fp32"]
-    chosen = [Variant(product, precision) for precision in floats]
-    chosen += [Variant(product, "int8")] if "int8" in precisions else []
-    return [Variant(network, floats[0]) for network in others] + chosen
-
-
-def _device_name(device: str, folder: Path) -> str:
-    """A path to a device file starts where build.toml lies."""
-    return str(folder / device) if device.endswith(".toml") else device
-
-
 def _external_data(model: Path) -> tuple[Path, ...]:
     """Files that may hold a model's weights: whatever lies beside it and is no text of ours."""
     if not model.parent.is_dir():
@@ -547,13 +447,3 @@ def _external_data(model: Path) -> tuple[Path, ...]:
 
 def _modules(factory: str | None) -> tuple[str, ...]:
     return (factory.partition(":")[0],) if factory else ()
-
-
-def _refuse_doubles(names: Sequence[str]) -> None:
-    for name in names:
-        if list(names).count(name) > 1:
-            raise ConfigError(
-                f"two targets are named {name!r}",
-                where="targets",
-                mend='give each a name of its own: name = "…"',
-            )

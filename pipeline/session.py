@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.build import BuildTarget, plan, published, report_stage, resolve_targets, variants_of
+from pipeline.build import plan, report_stage
 from pipeline.config import Settings, load_settings
+from pipeline.products import BuildTarget, published, resolve_targets, variants_of
 from pipeline.publish import publish
 from pipeline.run import Decision, Listener, Run
 from pipeline.stage import Stage, tool_versions

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets import Source, fashion_mnist, image_folder, npz_file, python_factory
+from pipeline.datasets.arrays import npz_file, python_factory
+from pipeline.datasets.fashion_mnist import fashion_mnist
+from pipeline.datasets.folders import image_folder
+from pipeline.datasets.source import Source
 from pipeline.stage import Context, Progress
 from pipeline.task import SPLITS, resolve, split
 from targets.errors import DataError

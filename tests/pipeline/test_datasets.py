@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import datasets
-from pipeline.datasets import fashion_mnist, find_fashion_mnist, from_arrays, image_folder, npz_file
+from pipeline.datasets import arrays as array_sets
+from pipeline.datasets import fashion_mnist as fashion
+from pipeline.datasets.arrays import from_arrays, npz_file
+from pipeline.datasets.fashion_mnist import fashion_mnist, find_fashion_mnist
+from pipeline.datasets.folders import image_folder
 from pipeline.stage import Context
 from pipeline.stages import data
 from targets.errors import DataError
@@ -143,7 +146,7 @@ def test_hostile_npz_files_are_refused(tmp_path, monkeypatch):
     for name in ("pickle", "short", "text"):
         with pytest.raises(DataError, match=r"cannot read the \.npz file"):
             npz_file(tmp_path / f"{name}.npz", "")
-    monkeypatch.setattr(datasets, "MOST_UNPACKED_BYTES", 1000)
+    monkeypatch.setattr(array_sets, "MOST_UNPACKED_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images.npy", b"\0" * 5000)
     with pytest.raises(DataError, match="unpacks to 5,000 bytes"):
@@ -169,7 +172,7 @@ def served(tmp_path, monkeypatch):
     }
     content = {name: bytes(4 + 4 * len(shape) + math.prod(shape)) for name, shape in shapes.items()}
     pinned = {name: (shape, hashlib.sha256(content[name]).hexdigest()) for name, shape in shapes.items()}
-    monkeypatch.setattr(datasets, "FASHION_FILES", pinned)
+    monkeypatch.setattr(fashion, "FASHION_FILES", pinned)
     folder = tmp_path / "served"
     folder.mkdir()
     for name, body in content.items():
@@ -190,23 +193,23 @@ def served(tmp_path, monkeypatch):
 
 def test_a_download_is_checked_before_it_gets_its_name(served, tmp_path):
     folder, address = served
-    datasets.fetch_fashion_mnist(tmp_path / "cache", address)
+    fashion.fetch_fashion_mnist(tmp_path / "cache", address)
     assert fashion_mnist(tmp_path / "cache").own_test == 10000
     (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"something else"))
     with pytest.raises(DataError, match="digest differs"):
-        datasets.fetch_fashion_mnist(tmp_path / "other", address)
+        fashion.fetch_fashion_mnist(tmp_path / "other", address)
     assert not (tmp_path / "other" / "t10k-labels-idx1-ubyte.gz").exists()
     (folder / "train-images-idx3-ubyte.gz").unlink()
     with pytest.raises(DataError, match="cannot download") as caught:
-        datasets.fetch_fashion_mnist(tmp_path / "third", address)
+        fashion.fetch_fashion_mnist(tmp_path / "third", address)
     assert "dataset-fashion-mnist" in caught.value.mend
 
 
 def test_the_cache_comes_before_the_package_and_the_package_before_the_network(served, tmp_path, monkeypatch):
     folder, _ = served
-    monkeypatch.setattr(datasets, "FASHION_DEBIAN", tmp_path / "package")
+    monkeypatch.setattr(fashion, "FASHION_DEBIAN", tmp_path / "package")
     monkeypatch.setenv("EDGEWRIGHT_CACHE", str(tmp_path))
-    monkeypatch.setattr(datasets, "fetch_fashion_mnist", lambda target: fetched.append(target))
+    monkeypatch.setattr(fashion, "fetch_fashion_mnist", lambda target: fetched.append(target))
     fetched = []
     with pytest.raises(DataError, match="not on this machine"):
         find_fashion_mnist(download=False)

@@ -1,0 +1,134 @@
+"""Data sets as named arrays: .npz files, and Python functions that return a dict."""
+
+from __future__ import annotations
+
+import importlib
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zlib import error as ZlibError
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.datasets.source import ArraySource, Images
+from targets.errors import DataError
+
+MOST_UNPACKED_BYTES = 32 << 30
+
+
+def npz_file(path: Path, licence: str) -> ArraySource:
+    """Arrays `images`, `labels`, optionally `classes`, `test_images`, `test_labels`, from an .npz file.
+
+    Raises:
+        DataError: missing, not .npz, hostile (pickled or huge members), or arrays that do not fit.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > MOST_UNPACKED_BYTES:
+            raise DataError(
+                f"the file unpacks to {unpacked:,} bytes, more than {MOST_UNPACKED_BYTES:,}",
+                where=str(path),
+                mend="use a folder of images",
+            )
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise DataError("there is no such file", where=str(path), mend="correct data.path") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, ZlibError) as error:
+        raise DataError(
+            f"cannot read the .npz file: {error}",
+            where=str(path),
+            mend="write it with numpy.savez, plain arrays only",
+        ) from error
+    return from_arrays(arrays, path.stem, f"file {path.name}", licence)
+
+
+def python_factory(factory: str, licence: str) -> ArraySource:
+    """Arrays as in `npz_file`, returned as a dict by "module:function".
+
+    Raises:
+        DataError: no such function, or arrays that do not fit.
+    """
+    module, _, name = factory.partition(":")
+    try:
+        arrays = getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError) as error:
+        raise DataError(
+            f"cannot find the data factory: {error}", where=f"data.factory = {factory!r}"
+        ) from error
+    if not isinstance(arrays, Mapping):
+        raise DataError(
+            f"the data factory returned {type(arrays).__name__}, not a dict of arrays",
+            where=f"data.factory = {factory!r}",
+            mend="return {'images': …, 'labels': …, 'classes': …}",
+        )
+    return from_arrays(arrays, name, f"factory {factory}", licence)
+
+
+def from_arrays(arrays: Mapping[str, Any], name: str, origin: str, licence: str) -> ArraySource:
+    """Check named arrays and join the data set's own test images behind the others.
+
+    Args:
+        arrays: images [N, H, W] or [N, H, W, C] of uint8 or float32, labels [N] of integers, optionally
+            classes (one name a label), test_images and test_labels.
+        name: of the data set.
+        origin: where it came from.
+        licence: of the data.
+
+    Raises:
+        DataError: something is missing or does not fit; the message names the array.
+    """
+    images, labels = _pair(arrays, "images", "labels", origin)
+    own_test = 0
+    if "test_images" in arrays:
+        test_images, test_labels = _pair(arrays, "test_images", "test_labels", origin)
+        if test_images.shape[1:] != images.shape[1:] or test_images.dtype != images.dtype:
+            raise DataError(
+                f"test_images are {test_images.dtype}{list(test_images.shape[1:])}, "
+                f"images {images.dtype}{list(images.shape[1:])}",
+                where=origin,
+            )
+        own_test = len(test_images)
+        images, labels = np.concatenate([images, test_images]), np.concatenate([labels, test_labels])
+    highest = int(labels.max())
+    classes = tuple(str(item) for item in arrays.get("classes", [str(i) for i in range(highest + 1)]))
+    if highest >= len(classes) or labels.min() < 0:
+        raise DataError(
+            f"labels go from {labels.min()} to {highest}, but there are {len(classes)} classes", where=origin
+        )
+    if len(set(classes)) != len(classes):
+        raise DataError("two classes have the same name", where=origin)
+    return ArraySource(name, origin, licence, classes, labels, own_test, images)
+
+
+def _pair(
+    arrays: Mapping[str, Any], images_name: str, labels_name: str, origin: str
+) -> tuple[Images, NDArray[np.int64]]:
+    for name in (images_name, labels_name):
+        if name not in arrays:
+            raise DataError(
+                f"there is no array {name!r}; found: {', '.join(sorted(arrays))}",
+                where=origin,
+                mend="name the arrays images and labels",
+            )
+    images, labels = np.asarray(arrays[images_name]), np.asarray(arrays[labels_name])
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.dtype not in (np.uint8, np.float32) or not images.size:
+        raise DataError(
+            f"{images_name} is {images.dtype}{list(images.shape)}",
+            where=origin,
+            mend="give [N, H, W] or [N, H, W, C] of uint8 or float32",
+        )
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{labels_name} is {labels.dtype}{list(labels.shape)} for {len(images)} images",
+            where=origin,
+            mend="give one whole number an image",
+        )
+    if images.dtype == np.float32 and not np.isfinite(images).all():
+        raise DataError(f"{images_name} holds NaN or infinite values", where=origin)
+    return images, labels.astype(np.int64)

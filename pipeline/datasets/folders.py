@@ -1,0 +1,130 @@
+"""Image files in folders named after their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.datasets.source import Images, Labelled
+from targets.errors import DataError, ToolchainMissing
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm"})
+
+
+@dataclass(frozen=True)
+class FolderSource(Labelled):
+    """Image files, decoded when they are read."""
+
+    files: Sequence[Path]
+    channels: int
+    size: tuple[int, int]
+    resize: bool
+
+    def read(self, indices: NDArray[np.int64]) -> Images:
+        """Decoded images of the given indices: [n, H, W, C] uint8."""
+        return np.stack([self._decode(self.files[index]) for index in indices])
+
+    def _decode(self, path: Path) -> Images:
+        image = _open_image(path).convert("L" if self.channels == 1 else "RGB")
+        height, width = self.size
+        if self.resize:
+            image = image.resize((width, height))
+        if image.size != (width, height):
+            raise DataError(
+                f"images of mixed sizes: {image.size[1]}×{image.size[0]} here, {height}×{width} before "
+                "(height × width)",
+                where=str(path),
+                mend=f"set data.resize = [{height}, {width}], or remove the image",
+            )
+        pixels = np.asarray(image)
+        return pixels.reshape(height, width, self.channels)
+
+
+def image_folder(folder: Path, resize: tuple[int, int] | None, licence: str) -> FolderSource:
+    """Images as `folder/<class>/*.png`, or `folder/train/<class>/…` and `folder/test/<class>/…`.
+
+    Args:
+        folder: where they lie.
+        resize: height and width every image is brought to; without it all must have the same.
+        licence: named in the record.
+
+    Raises:
+        DataError: no folder, no classes, a class without images, or an unreadable first image.
+        ToolchainMissing: Pillow is not installed.
+    """
+    if not folder.is_dir():
+        raise DataError("there is no such folder of images", where=str(folder), mend="correct data.path")
+    own = (folder / "train").is_dir() and (folder / "test").is_dir()
+    parts = [folder / "train", folder / "test"] if own else [folder]
+    classes = tuple(sorted(path.name for path in parts[0].iterdir() if path.is_dir()))
+    if not classes:
+        raise DataError(
+            "no class folders found",
+            where=str(parts[0]),
+            mend="put the images of each class into a folder named after it",
+        )
+    files: list[Path] = []
+    labels: list[int] = []
+    counts = []
+    for part in parts:
+        for label, name in enumerate(classes):
+            found = _images_below(part / name)
+            files.extend(found)
+            labels.extend([label] * len(found))
+        counts.append(len(files))
+    channels, size = _first_image(files[0])
+    return FolderSource(
+        name=folder.name,
+        origin=f"folder {folder.name}",
+        licence=licence,
+        classes=classes,
+        labels=np.array(labels, np.int64),
+        own_test=counts[-1] - counts[0],
+        files=files,
+        channels=channels,
+        size=resize or size,
+        resize=resize is not None,
+    )
+
+
+def _images_below(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise DataError(
+            f"class {folder.name!r} has no images",
+            where=str(folder),
+            mend=f"add images ({', '.join(sorted(IMAGE_SUFFIXES))}), or remove the folder",
+        )
+    return found
+
+
+def _first_image(path: Path) -> tuple[int, tuple[int, int]]:
+    image = _open_image(path)
+    width, height = image.size
+    return (1 if image.mode in ("1", "L", "I", "I;16", "F") else 3), (height, width)
+
+
+def _open_image(path: Path) -> Image.Image:
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise ToolchainMissing(
+            "reading image files needs Pillow", mend="pip install 'edgewright[images]'"
+        ) from error
+    try:
+        image = Image.open(path)
+        image.load()
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
+        raise DataError(
+            f"cannot read an image: {error}", where=str(path), mend="repair or remove the file"
+        ) from error
+    return image
