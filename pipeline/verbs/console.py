@@ -1,8 +1,7 @@
-"""What the terminal shows: progress for people, plain lines for pipes, errors for both."""
+"""What the terminal shows while a build runs; nothing when nobody watches."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,7 +17,7 @@ console = Console(stderr=True, highlight=False)
 
 
 class ConsoleListener(Listener):
-    """One line a stage; a bar for the running one when a person watches."""
+    """One line a finished stage, a bar for the running one; silent when output is piped."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -35,7 +34,7 @@ class ConsoleListener(Listener):
 
     def waiting(self, stage: Stage) -> None:
         """Say who is waited for."""
-        self._progress.console.print(f"  [yellow]waiting[/] {escape(stage.name)}: another build makes it")
+        self._print(f"  [yellow]waiting[/] {escape(stage.name)}: another build makes it")
 
     def finished(self, stage: Stage, entry: Entry, outcome: Outcome) -> None:
         """Close the bar; reused stages are only counted, at the end."""
@@ -43,7 +42,10 @@ class ConsoleListener(Listener):
             self._progress.remove_task(self._bar)
             self._bar = None
         if outcome == "ran":
-            line = f"  [green]✓[/] {escape(stage.name)}  [dim]{entry.seconds:.1f} s[/]"
+            self._print(f"  [green]✓[/] {escape(stage.name)}  [dim]{entry.seconds:.1f} s[/]")
+
+    def _print(self, line: str) -> None:
+        if self._progress.console.is_terminal:
             self._progress.console.print(line)
 
 
@@ -64,8 +66,3 @@ def listening() -> Iterator[ConsoleListener]:
         finally:
             if listener._bar is not None:
                 progress.remove_task(listener._bar)
-
-
-def say(text: str) -> None:
-    """Print a result for scripts and pipes to read."""
-    sys.stdout.write(text + "\n")

@@ -310,3 +310,86 @@ def make_foreign_onnx(path):
 def test_the_report_json_carries_the_settings_as_validated(small_build):
     document = json.loads((small_build / "out" / "report.json").read_text())
     assert document["project"]["settings"]["quantize"]["method"] == "mse"
+
+
+OWN_CODE = """
+import numpy as np
+import torch
+from torch import nn
+
+def images():
+    rng = np.random.default_rng(0)
+    labels = np.arange(240) % 3
+    pixels = rng.random((240, 16, 16, 3)).astype(np.float32) * 0.3
+    for image, label in zip(pixels, labels):
+        image[..., label] += 0.7
+    return {"images": pixels, "labels": labels, "classes": ["red", "green", "blue"]}
+
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1), nn.Hardswish(), nn.Conv2d(width, width, 3, groups=width),
+            nn.BatchNorm2d(width), nn.ReLU6(), nn.MaxPool2d(2), nn.Conv2d(width, width, 1), nn.ReLU(),
+        )
+        self.head = nn.Linear(width * 7 * 7, 3)
+
+    def forward(self, x):
+        return self.head(torch.flatten(self.body(x), 1))
+
+def net(width):
+    return Net(width)
+"""
+
+
+def test_a_network_and_data_of_ones_own_with_open_batch_and_the_legacy_exporter(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN_CODE)
+    (tmp_path / "build.toml").write_text(
+        """
+[project]
+name = "mine"
+[data]
+kind = "python"
+factory = "mine:images"
+[model]
+factory = "mine:net"
+arguments = { width = 16 }
+[model.training]
+epochs = 4
+batch_size = 16
+learning_rate = 0.05
+[student]
+macs = 0.6
+importance = "di-greedy"
+[student.training]
+epochs = 4
+batch_size = 16
+learning_rate = 0.02
+[export]
+exporter = "legacy"
+opset = 17
+dynamic_batch = true
+[measure]
+samples = 20
+seconds = 0.1
+warmup_s = 0.01
+[[targets]]
+device = "this-machine"
+toolchain = "openvino"
+"""
+    )
+    with pytest.raises(ConfigError, match="not edgewright's own"):
+        Session(tmp_path / "build.toml")
+    Session(tmp_path / "build.toml", allow_code=True).build()
+    record = load(tmp_path / "out" / "report.json")
+    assert record.networks[0].opset == 17 and record.networks[0].input_shape == [-1, 3, 16, 16]
+    assert record.task.outputs == ["red", "green", "blue"]
+    assert all(result.accuracy.top1 > 0.9 for result in record.results)
+    # Code of one's own is part of the key: a change of it runs what depends on it.
+    (tmp_path / "mine.py").write_text(OWN_CODE.replace("nn.ReLU6()", "nn.ReLU()"))
+    from pipeline import stage
+
+    for cached in (stage._tree, stage._module_digest, stage._imports):
+        cached.cache_clear()
+    decisions = {each.stage: each for each in Session(tmp_path / "build.toml", allow_code=True).explain()}
+    assert decisions["data"].action == "run" and decisions["data"].reasons[0].startswith("code: ")
