@@ -32,8 +32,8 @@ from targets.toolchain import TOOLCHAINS, load_toolchain
 
 ONNX_TOOLS = ("onnx", "onnxruntime", "numpy")
 TORCH_TOOLS = ("torch", "numpy")
-# Training frees and maps the same large buffers again and again; keeping them makes it about 1.1 to 2 times
-# faster on glibc (docs/training.md has the figures). Results do not change.
+# Training frees and maps the same large buffers again and again; keeping them makes it 1.1 to 1.5 times as
+# fast on glibc (docs/training.md has the figures). Results do not change.
 KEEP_BUFFERS = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
     "glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=1000000000"
