@@ -169,9 +169,9 @@ def fit(
 def memory_format(network: nn.Module) -> torch.memory_format:
     """The order of tensors in memory a network trains fastest in; values do not change.
 
-    Channels last is 12 to 55 % faster on a CPU (docs/training.md). But torch 2.13's backward pass of a strided
-    1×1 convolution with 4 or 6 input channels in that order writes beyond its memory, so narrow ones keep the
-    usual order.
+    Channels last is 12 to 55 % faster on a CPU (docs/training.md). But in that order torch 2.13's backward
+    pass of a strided 1×1 convolution with 4 or 6 input channels writes beyond its memory, so networks with
+    such narrow ones keep the usual order.
     """
     narrow = any(
         isinstance(layer, nn.Conv2d)
