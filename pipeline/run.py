@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,6 +158,8 @@ class Run:
         }
         begun = time.monotonic()
         memory = run_child(stage, request, log, self.listener.progress)
+        # What an earlier failure left would now speak of something that is no longer so.
+        shutil.rmtree(debris, ignore_errors=True)
         return self.store.commit(
             work,
             stage=stage.name,

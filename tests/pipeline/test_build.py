@@ -155,6 +155,7 @@ def test_a_failing_gate_stops_the_build_and_leaves_a_reproduction(project):
     # What was built before the gate is kept, and a limit it meets lets the build go on from there.
     result = edit(project, ("relative_l2 = 1e-6", "relative_l2 = 0.9")).build()
     assert "quantize any-onnxruntime" not in result.ran
+    assert not repro.exists()
 
 
 @pytest.mark.parametrize(
