@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import GateKind, Settings
+from pipeline.config import GateKind, Settings, StudentSection
 from pipeline.datasets.fashion_mnist import find_fashion_mnist
 from pipeline.parity.thresholds import DEFAULT_THRESHOLDS
 from pipeline.products import (
@@ -68,6 +68,9 @@ class _Planner:
         self.settings = settings
         self.folder = folder
         self.targets = targets
+        self.fingerprints = {
+            target.name: load_toolchain(target.toolchain).fingerprint() for target in targets
+        }
 
     def stages(self) -> Iterator[Stage]:
         """Everything but the report, in order."""
@@ -111,45 +114,34 @@ class _Planner:
 
     def _torch_networks(self) -> Iterator[Stage]:
         section = self.settings.model
-        model = self._model()
         if section.checkpoint:
-            yield Stage(
+            yield self._torch_stage(
                 "teacher",
                 "pipeline.stages.networks:take_teacher",
                 inputs=self._inputs("select", "preprocess", "facts"),
                 files={"checkpoint": self._path(section.checkpoint)},
-                settings={"model": model, "checkpoint": section.checkpoint},
-                tools=(*TORCH_TOOLS, "safetensors"),
-                modules=_modules(section.factory),
+                settings={"checkpoint": section.checkpoint},
+                tools=("safetensors",),
             )
         else:
-            yield Stage(
+            yield self._torch_stage(
                 "teacher",
                 "pipeline.stages.networks:train_teacher",
                 inputs=self._inputs("train", "select", "preprocess", "facts"),
-                settings={
-                    "model": model,
-                    "training": section.training.model_dump(),
-                    "seed": self.settings.project.seed,
-                },
-                tools=TORCH_TOOLS,
-                modules=_modules(section.factory),
+                settings={"training": section.training.model_dump(), "seed": self.settings.project.seed},
                 environment=KEEP_BUFFERS,
             )
         if self.settings.student:
-            yield from self._student(model)
+            yield from self._student(self.settings.student)
 
-    def _student(self, model: dict[str, Any]) -> Iterator[Stage]:
-        section = self.settings.student
-        assert section is not None
+    def _student(self, section: StudentSection) -> Iterator[Stage]:
         teacher = {"teacher": Ref("teacher", "weights.safetensors"), "task": Ref("task", "task.json")}
         alignment = math.lcm(*(target.capability.channel_alignment for target in self.targets))
-        yield Stage(
+        yield self._torch_stage(
             "structure",
             "pipeline.stages.networks:decide_structure",
             inputs=teacher | self._inputs("train", "preprocess", "facts"),
             settings={
-                "model": model,
                 "macs": section.macs,
                 "alignment": alignment,
                 "minimum": section.minimum_width,
@@ -157,25 +149,22 @@ class _Planner:
                 "scoring_images": section.scoring_images,
                 "seed": self.settings.project.seed,
             },
-            tools=(*TORCH_TOOLS, "torch-pruning"),
-            modules=_modules(self.settings.model.factory),
+            tools=("torch-pruning",),
         )
-        yield Stage(
+        yield self._torch_stage(
             "student",
             "pipeline.stages.networks:distill_student",
             inputs=teacher
             | {"plan": Ref("structure", "plan.json")}
             | self._inputs("train", "select", "preprocess", "facts"),
             settings={
-                "model": model,
                 "training": section.training.model_dump(),
                 "temperature": section.temperature,
                 "distillation": section.distillation,
                 "repair_images": section.scoring_images if section.repair else 0,
                 "seed": self.settings.project.seed,
             },
-            tools=(*TORCH_TOOLS, "torch-pruning"),
-            modules=_modules(self.settings.model.factory),
+            tools=("torch-pruning",),
             environment=KEEP_BUFFERS,
         )
 
@@ -218,17 +207,29 @@ class _Planner:
             tools=(*ONNX_TOOLS, "onnxsim"),
         )
         yield self._gate(
-            "simplify", simple, inputs={"reference": raw, "candidate": Ref(simple, "model.onnx")}, settings={}
+            "simplify", simple, inputs={"reference": raw, "candidate": Ref(simple, "model.onnx")}
         )
 
     def _export(self, network: str) -> Stage:
-        return Stage(
+        return self._torch_stage(
             f"export {network}",
             "pipeline.stages.networks:export_network",
             inputs=self._torch_inputs(network),
-            settings={"model": self._model(), "network": network} | self.settings.export.model_dump(),
-            tools=(*TORCH_TOOLS, "onnx", "onnxscript", "torch-pruning"),
+            settings={"network": network} | self.settings.export.model_dump(),
+            tools=("onnx", "onnxscript", "torch-pruning"),
+        )
+
+    def _torch_stage(
+        self, name: str, function: str, *, settings: dict[str, Any], tools: tuple[str, ...] = (), **rest: Any
+    ) -> Stage:
+        """A stage that rebuilds a network from its factory."""
+        return Stage(
+            name,
+            function,
+            settings={"model": self._model()} | settings,
+            tools=(*TORCH_TOOLS, *tools),
             modules=_modules(self.settings.model.factory),
+            **rest,
         )
 
     def _observe(self, network: str) -> Stage:
@@ -267,16 +268,12 @@ class _Planner:
         yield self._gate(
             "quantize",
             name,
-            inputs={
-                "reference": simple,
-                "candidate": Ref(name, "model.onnx"),
-            },
-            settings={},
+            inputs={"reference": simple, "candidate": Ref(name, "model.onnx")},
         )
 
     def _engine(self, target: BuildTarget, variant: Variant, onnx: Ref) -> Iterator[Stage]:
         name = f"compile {target.name} {variant.name}"
-        fingerprint = load_toolchain(target.toolchain).fingerprint()
+        runtime = self._runtime(target)
         yield Stage(
             name,
             "pipeline.stages.engines:compile_engine",
@@ -289,23 +286,23 @@ class _Planner:
                 "threads": target.section.threads,
                 "raw": target.section.raw,
             },
-            tools=(target.toolchain, "numpy"),
-            modules=_modules(TOOLCHAINS[target.toolchain]),
-            fingerprint=fingerprint,
+            **runtime,
         )
-        kind = ENGINE_GATES[variant.precision]
         yield self._gate(
-            kind,
+            ENGINE_GATES[variant.precision],
             name,
             inputs={"reference": onnx, "candidate": Ref(name, "engine")},
-            settings={},
-            tools=(*ONNX_TOOLS, target.toolchain),
-            modules=_modules(TOOLCHAINS[target.toolchain]),
-            fingerprint=fingerprint,
+            **runtime | {"tools": (*ONNX_TOOLS, target.toolchain)},
         )
 
     def _gate(
-        self, kind: GateKind, name: str, *, inputs: dict[str, Ref], settings: dict[str, Any], **rest: Any
+        self,
+        kind: GateKind,
+        name: str,
+        *,
+        inputs: dict[str, Ref],
+        settings: dict[str, Any] | None = None,
+        **rest: Any,
     ) -> Stage:
         limits = DEFAULT_THRESHOLDS[kind].model_dump()
         chosen = self.settings.gates.limits.get(kind)
@@ -314,7 +311,8 @@ class _Planner:
             f"gate {name}",
             f"pipeline.stages.gates:check_{'engine' if kind.startswith('engine') else kind}",
             inputs=inputs | self._inputs("calibrate", "preprocess"),
-            settings=settings | {"name": name, "limits": limits, "samples": self.settings.gates.samples},
+            settings={"name": name, "limits": limits, "samples": self.settings.gates.samples}
+            | (settings or {}),
             **({"tools": ONNX_TOOLS} | rest),
         )
 
@@ -332,9 +330,7 @@ class _Planner:
                     "max_s": self.settings.measure.most_seconds,
                 },
             },
-            tools=(target.toolchain, "numpy"),
-            modules=_modules(TOOLCHAINS[target.toolchain]),
-            fingerprint=load_toolchain(target.toolchain).fingerprint(),
+            **self._runtime(target),
         )
 
     def _evaluate(self, target: BuildTarget, variant: Variant) -> Stage:
@@ -348,10 +344,16 @@ class _Planner:
             }
             | self._inputs("preprocess"),
             settings={"toolchain": target.toolchain},
-            tools=(target.toolchain, "numpy"),
-            modules=_modules(TOOLCHAINS[target.toolchain]),
-            fingerprint=load_toolchain(target.toolchain).fingerprint(),
+            **self._runtime(target),
         )
+
+    def _runtime(self, target: BuildTarget) -> dict[str, Any]:
+        """What every stage that uses a target's runtime depends on."""
+        return {
+            "tools": (target.toolchain, "numpy"),
+            "modules": _modules(TOOLCHAINS[target.toolchain]),
+            "fingerprint": self.fingerprints[target.name],
+        }
 
     def _model(self) -> dict[str, Any]:
         section = self.settings.model

@@ -87,6 +87,7 @@ class Run:
         Raises:
             EdgewrightError: what a stage raised; everything finished before stays finished.
         """
+        remembered = self._remembered()
         for stage in stages:
             parts = self.parts(stage)
             key = key_of(parts)
@@ -99,7 +100,9 @@ class Run:
                         entry, outcome = self._make(stage, key, parts, work), "ran"
                         self.ran.append(stage.name)
             self.entries[stage.name] = entry
-            self._remember(stage, parts)
+            if remembered.get(stage.name) != parts:
+                remembered[stage.name] = parts
+                write_whole(self.folder / STATE_FILE, json.dumps(remembered, indent=1))
             self.listener.finished(stage, entry, outcome)
 
     def explain(self, stages: Sequence[Stage]) -> list[Decision]:
@@ -169,11 +172,6 @@ class Run:
             memory=memory,
             now=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-
-    def _remember(self, stage: Stage, parts: Mapping[str, Any]) -> None:
-        remembered = self._remembered()
-        if remembered.get(stage.name) != parts:
-            write_whole(self.folder / STATE_FILE, json.dumps(remembered | {stage.name: parts}, indent=1))
 
     def _remembered(self) -> dict[str, Any]:
         try:

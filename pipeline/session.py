@@ -49,9 +49,7 @@ class Session:
         listener: told what happens.
 
     Raises:
-        ConfigError: the build file is not valid.
-        ToolchainMissing: a package the build needs is not installed.
-        CapabilityError: a device cannot do what is asked of it.
+        ConfigError: the build file is not valid, or names a device or toolchain there is not.
     """
 
     def __init__(self, path: Path, allow_code: bool = False, listener: Listener | None = None) -> None:
@@ -104,7 +102,12 @@ class Session:
         return plan(self.settings, self.folder, self.targets)
 
     def check(self) -> None:
-        """Make sure everything is there before work starts."""
+        """Make sure everything is there before work starts.
+
+        Raises:
+            ToolchainMissing: a package the build needs is not installed.
+            CapabilityError: a device cannot do what is asked of it.
+        """
         _need(ONNX_PACKAGES)
         if self.settings.model.factory:
             _need(TORCH_PACKAGES)

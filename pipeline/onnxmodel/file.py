@@ -16,7 +16,6 @@ from targets.errors import ModelError
 from targets.tensors import one_line
 from targets.toolchain import TensorSpec
 
-MODEL_FILE = "model.onnx"
 MAX_BYTES = 2**31 - 1  # what one protobuf message can hold
 MAX_NODES = 100_000
 MAX_ELEMENTS = 2**31 - 1  # of one input or output, for one sample
@@ -82,17 +81,6 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
             mend="use a smaller network or fp16 weights",
         )
     path.write_bytes(model.SerializeToString(deterministic=True))
-
-
-def copy_model(source: Path, folder: Path) -> Path:
-    """Copy a model and its external data into `folder` as the one file model.onnx, and return its path.
-
-    Raises:
-        ModelError: as `read_model`.
-    """
-    path = folder / MODEL_FILE
-    write_model(read_model(source), path)
-    return path
 
 
 def describe(model: onnx.ModelProto) -> ModelFacts:

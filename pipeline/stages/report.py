@@ -14,6 +14,7 @@ from pipeline.report.headline import headline
 from pipeline.stage import Context
 from pipeline.task import Task
 from targets.toolchain import Engine
+from targets.versions import installed_version
 
 NETWORKS = ("teacher", "student", "model")
 PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "openvino", "torch", "torch-pruning")
@@ -91,8 +92,7 @@ def assemble(settings: Mapping[str, Any], artefacts: Artefacts) -> Record:
 
 
 def _task(artefacts: Artefacts) -> dict[str, Any]:
-    document = artefacts("task", "task.json")
-    task = Task(tuple(document["known"]), tuple(document["wanted"]), document["other"])
+    task = Task.load(artefacts.paths["task/task.json"])
     return {
         "wanted": [task.known[label] for label in task.wanted],
         "outputs": task.outputs,
@@ -173,10 +173,5 @@ def _target(target: Mapping[str, Any], results: list[dict[str, Any]], artefacts:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {package: installed_version(package) for package in PACKAGES}
+    return {package: version for package, version in found.items() if version is not None}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,13 +114,13 @@ def evaluate_engine(
     return score_engine(
         engine,
         Task.load(entries["task"].out / "task.json"),
-        entries["data"].out / cast(Literal["select", "test"], split),
+        entries["data"].out / split,
         read_preprocess(entries["data"].out / "preprocess.json"),
         listener.progress,
     )
 
 
-def _whole(out: Path, make: Any) -> Engine:
+def _whole(out: Path, make: Callable[[Path], Engine]) -> Engine:
     """Make an engine beside its place and rename it, so that nobody finds half of one."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(
