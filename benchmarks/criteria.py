@@ -30,13 +30,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.compress.allocation import plan_uniform
 from pipeline.compress.cost import count_macs
 from pipeline.compress.distill import cross_entropy
 from pipeline.compress.evidence import Evidence
+from pipeline.compress.groups import find_groups
 from pipeline.compress.importance import CRITERIA, rank
 from pipeline.compress.readers import find_readers
 from pipeline.compress.repair import repair
-from pipeline.compress.structure import Plan, apply, find_groups, plan_uniform
+from pipeline.compress.structure import Plan, apply
 from pipeline.datasets.fashion_mnist import fashion_mnist, find_fashion_mnist
 from pipeline.datasets.source import ArraySource
 from pipeline.fit import Examples, FitSettings, accuracy, fit

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from pipeline.compress.discriminant import Removal
+from pipeline.compress.groups import Group
 from pipeline.compress.readers import Reader
 from pipeline.compress.scatter import Batches
-from pipeline.compress.structure import Group
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,22 @@ from torch import Tensor, nn
 from pipeline.compress.attribution import attributions, task_loss
 from pipeline.compress.discriminant import Removal, System, mask_gradient, removal_order, ridge
 from pipeline.compress.evidence import Criterion, Evidence
+from pipeline.compress.groups import Group
 from pipeline.compress.readers import Reader
 from pipeline.compress.reconstruction import discriminant_reconstruction, joint, reconstruction, response
 from pipeline.compress.scatter import Batches, Scatter, blocks, collect, one_hot, with_logits
-from pipeline.compress.structure import l1_importance
 from targets.errors import ConfigError
+
+
+def l1_importance(network: nn.Module, groups: Sequence[Group]) -> dict[str, Tensor]:
+    """Importance of every channel: L1 norm of its filters, summed over the group (Li et al. 2017)."""
+    scores = {}
+    for group in groups:
+        weights = [network.get_submodule(name).weight for name in group.members]
+        scores[group.leader] = torch.stack(
+            [weight.detach().abs().flatten(1).sum(1) for weight in weights if isinstance(weight, Tensor)]
+        ).sum(0)
+    return scores
 
 
 def by_score(scores: Tensor) -> Removal:
@@ -35,7 +46,7 @@ def at_random(evidence: Evidence) -> dict[str, Removal]:
 
 
 def l1(evidence: Evidence) -> dict[str, Removal]:
-    """L1 norm of the filters (Li et al. 2017)."""
+    """L1 norm of the filters of all layers of the group together (Li et al. 2017)."""
     return _scored(l1_importance(evidence.network, evidence.groups))
 
 

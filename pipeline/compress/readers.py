@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.structure import Group, dependency_graph, last_layer
+from pipeline.compress.groups import Group, dependency_graph, last_layer
 from targets.errors import ModelError
 
 

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.compress.allocation import plan_uniform
 from pipeline.compress.cost import count_macs, count_parameters
 from pipeline.compress.distill import cross_entropy, distillation_loss
 from pipeline.compress.evidence import Evidence
+from pipeline.compress.groups import find_groups
 from pipeline.compress.importance import rank
 from pipeline.compress.readers import find_readers
 from pipeline.compress.repair import repair
-from pipeline.compress.structure import Plan, apply, find_groups, plan_uniform
+from pipeline.compress.structure import Plan, apply
 from pipeline.export import export
 from pipeline.fit import EpochResult, Examples, FitSettings, accuracy, fit, history
 from pipeline.network import build_network, fill, find_head, load_weights, save_weights, with_head

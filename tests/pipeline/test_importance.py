@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from pipeline.compress.attribution import Objective, attributions, random_contrast, sampled_loss, task_loss
 from pipeline.compress.evidence import Evidence
+from pipeline.compress.groups import find_groups
 from pipeline.compress.importance import CRITERIA, rank
 from pipeline.compress.readers import find_readers
 from pipeline.compress.reconstruction import reconstructions
-from pipeline.compress.structure import find_groups
 from targets.errors import ConfigError
 
 

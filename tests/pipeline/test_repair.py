@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from small_networks import SHAPE, batches, build
 from torch import Tensor, nn
 
+from pipeline.compress.allocation import plan_uniform
 from pipeline.compress.cost import count_macs
-from pipeline.compress.importance import by_score
+from pipeline.compress.groups import find_groups
+from pipeline.compress.importance import by_score, l1_importance
 from pipeline.compress.patches import outputs, patch_columns, patches, positions
 from pipeline.compress.repair import reestimate_batchnorm, repair
-from pipeline.compress.structure import Plan, apply, find_groups, l1_importance, plan_uniform
+from pipeline.compress.structure import Plan, apply
 from pipeline.compress.survivors import survivors
 
 ALL = 64

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from small_networks import SHAPE, batches, build
 from torch import Tensor
 
+from pipeline.compress.groups import find_groups
 from pipeline.compress.readers import find_readers
 from pipeline.compress.scatter import Scatter, blocks, collect, one_hot, pooled, with_logits
-from pipeline.compress.structure import find_groups
 
 seeds = st.integers(0, 2**31)
 

@@ -6,8 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from pipeline.compress.allocation import plan_uniform
 from pipeline.compress.cost import count_macs, count_parameters
-from pipeline.compress.structure import Plan, apply, find_groups, l1_importance, plan_uniform
+from pipeline.compress.groups import find_groups
+from pipeline.compress.importance import l1_importance
+from pipeline.compress.structure import Plan, apply
 from pipeline.network import find_head, with_head
 from pipeline.zoo import resnet
 from targets.errors import ConfigError, ModelError
