@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-from pipeline.build import KEEP_BUFFERS
+from pipeline.wiring.networks import KEEP_BUFFERS
 from targets import environment
 
 NETWORKS = {"16/32/64": (16, 32, 64), "32/64/128": (32, 64, 128)}

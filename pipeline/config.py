@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from targets.errors import ConfigError
 
@@ -19,6 +19,25 @@ else:
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
+BUDGETS = ("macs", "parameters", "bytes", "latency_ms")
+
+
+def _as_list(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+Shares = Annotated[
+    list[Share], Field(min_length=1), BeforeValidator(_as_list, json_schema_input_type=Share | list[Share])
+]
+Counts = Annotated[
+    list[Count], Field(min_length=1), BeforeValidator(_as_list, json_schema_input_type=Count | list[Count])
+]
+Milliseconds = Annotated[float, Field(gt=0)]
+Times = Annotated[
+    list[Milliseconds],
+    Field(min_length=1),
+    BeforeValidator(_as_list, json_schema_input_type=Milliseconds | list[Milliseconds]),
+]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Criterion = Literal[
     "random",
@@ -136,7 +155,15 @@ class ModelSection(Section):
 class StudentSection(Section):
     """The network that is shipped: slimmed to a pre-set cost, then distilled."""
 
-    macs: Share = Field(default=0.25, description="share of the teacher's multiply-accumulates")
+    macs: Shares | None = Field(
+        default=None, description="share of the teacher's multiply-accumulates; several make a family"
+    )
+    parameters: Shares | None = Field(default=None, description="share of the teacher's parameters")
+    bytes: Counts | None = Field(default=None, description="of the weights, at the precision that ships")
+    latency_ms: Times | None = Field(
+        default=None, description="median time of one inference on `target`, at the precision that ships"
+    )
+    target: str | None = Field(default=None, description="latency_ms: name of a target; default the first")
     minimum_width: Count = Field(default=8, description="channels no layer goes below")
     importance: Criterion = Field(default="l1", description="criterion that says which channels stay")
     scoring_images: Count = Field(default=1024, description="training images criteria and repair look at")
@@ -146,6 +173,27 @@ class StudentSection(Section):
     distillation: Annotated[float, Field(ge=0)] = Field(
         default=1.0, description="weight of the soft targets at the start; annealed to 0"
     )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> StudentSection:
+        given = [kind for kind in BUDGETS if getattr(self, kind) is not None]
+        if len(given) > 1:
+            raise ValueError(f"one budget at a time: {' and '.join(given)} are given")
+        kind, limits = self.budget
+        if len(set(limits)) < len(limits):
+            raise ValueError(f"{kind} names a budget twice")
+        if self.target and kind != "latency_ms":
+            raise ValueError("target goes with latency_ms: remove it, or set latency_ms")
+        return self
+
+    @property
+    def budget(self) -> tuple[str, list[float]]:
+        """What is counted, and how much of it each student may cost; a quarter of the MACs by default."""
+        for kind in BUDGETS:
+            limits = getattr(self, kind)
+            if limits is not None:
+                return kind, list(limits)
+        return "macs", [0.25]
 
 
 class ExportSection(Section):

@@ -11,6 +11,8 @@ from pipeline.stage import Ref
 from targets.capability import Capability, Device, load_device
 from targets.errors import ConfigError
 
+UNITS = {"bytes": "b", "latency_ms": "ms"}
+
 
 @dataclass(frozen=True)
 class BuildTarget:
@@ -33,15 +35,27 @@ class BuildTarget:
 
 @dataclass(frozen=True)
 class Variant:
-    """One network at one precision."""
+    """One network at one precision.
+
+    Args:
+        network: as in `networks_of`.
+        precision: of the engine.
+        role: "product" ships; its "float twin" is what quantization is judged by; a "baseline" is neither.
+    """
 
     network: str
     precision: str
+    role: str
 
     @property
     def name(self) -> str:
         """As the report shows it."""
         return f"{self.network} {self.precision}"
+
+    @property
+    def ships(self) -> bool:
+        """Whether it belongs to a network that ships; baselines are measured, but stop no build."""
+        return self.role != "baseline"
 
 
 def resolve_targets(settings: Settings, folder: Path) -> list[BuildTarget]:
@@ -62,30 +76,55 @@ def resolve_targets(settings: Settings, folder: Path) -> list[BuildTarget]:
     return found
 
 
+def students_of(settings: Settings) -> dict[str, tuple[str, float]]:
+    """Student → its budget: what is counted, and how much of it there may be.
+
+    One budget makes "student"; several make a family named after them, as in "student-50".
+    """
+    if settings.student is None:
+        return {}
+    kind, limits = settings.student.budget
+    if len(limits) == 1:
+        return {"student": (kind, limits[0])}
+    return {f"student-{_said(kind, limit)}": (kind, limit) for limit in limits}
+
+
 def networks_of(settings: Settings) -> list[str]:
-    """The build's networks; the last is the one that is shipped."""
+    """The build's networks, the one everything started from first."""
     if settings.model.onnx:
         return ["model"]
-    return ["teacher", "student"] if settings.student else ["teacher"]
+    return ["teacher", *students_of(settings)]
 
 
 def variants_of(settings: Settings, target: BuildTarget) -> list[Variant]:
-    """What is compiled for a target: every network in float, the shipped one at every precision asked for.
+    """What is compiled for a target: what ships at every precision asked for, the teacher to compare with.
 
-    The first precision that is not INT8 is the float twin everything is compared with; the last variant is
-    the product.
+    The first precision that is not INT8 is the float twin everything is compared with. The teacher is
+    quantized as well where its students are: what plain quantization would have come to.
     """
-    *others, product = networks_of(settings)
     precisions = list(dict.fromkeys(target.section.precisions))
     floats = [precision for precision in precisions if precision != "int8"] or ["fp32"]
-    chosen = [Variant(product, precision) for precision in floats]
-    chosen += [Variant(product, "int8")] if "int8" in precisions else []
-    return [Variant(network, floats[0]) for network in others] + chosen
+    ordered = floats + ["int8"] * ("int8" in precisions)
+    first, *rest = networks_of(settings)
+    roles = dict.fromkeys(ordered, "float twin") | {ordered[-1]: "product"}
+    if not rest:
+        return [Variant(first, precision, roles[precision]) for precision in ordered]
+    baselines = [floats[0]] + ["int8"] * ("int8" in precisions)
+    return [Variant(first, precision, "baseline") for precision in baselines] + [
+        Variant(network, precision, roles[precision]) for network in rest for precision in ordered
+    ]
+
+
+def quantized(target: BuildTarget, network: str) -> str:
+    """The stage that writes a network in a target's INT8 convention."""
+    return f"quantize {network} {target.name}"
 
 
 def onnx_stage(target: BuildTarget, variant: Variant) -> str:
     """The stage that makes the ONNX file a variant is compiled from."""
-    return f"quantize {target.name}" if variant.precision == "int8" else f"simplify {variant.network}"
+    if variant.precision == "int8":
+        return quantized(target, variant.network)
+    return f"simplify {variant.network}"
 
 
 def onnx_path(target: BuildTarget, variant: Variant) -> str:
@@ -102,8 +141,8 @@ def engine_path(target: BuildTarget, variant: Variant) -> str:
 def published(settings: Settings, targets: Sequence[BuildTarget]) -> dict[str, Ref]:
     """What a build hands over: path below the output folder → artefact."""
     found = {f"report.{kind}": Ref("report", f"report.{kind}") for kind in ("html", "json", "md")}
-    if settings.student:
-        found["models/student.plan.json"] = Ref("structure", "plan.json")
+    for student in students_of(settings):
+        found[f"models/{student}.plan.json"] = Ref(f"structure {student}", "plan.json")
     if settings.model.factory:
         for network in networks_of(settings):
             found[f"models/{network}.safetensors"] = Ref(network, "weights.safetensors")
@@ -127,3 +166,10 @@ def _refuse_doubles(names: Sequence[str]) -> None:
                 where="targets",
                 mend='give each a name of its own: name = "…"',
             )
+
+
+def _said(kind: str, limit: float) -> str:
+    """A budget as a part of a name: per cent for shares, else the figure with its unit."""
+    if kind in ("macs", "parameters"):
+        return f"{100 * limit:g}"
+    return f"{limit:g}{UNITS[kind]}"

@@ -57,7 +57,7 @@ class TaskInfo(Part):
 class Network(Part):
     """One network of the build, before any precision is chosen."""
 
-    name: Literal["teacher", "student", "model"]
+    name: str = Field(description="teacher, student (or student-50, … of a family), or model")
     origin: str = Field(description="factory and checkpoint, or the ONNX file it came from")
     parameters: int
     macs: int = Field(description="multiply-accumulates of one inference")
@@ -137,7 +137,7 @@ class Result(Part):
 
     target: str
     variant: str = Field(description="network and precision, as in 'student int8'")
-    network: Literal["teacher", "student", "model"]
+    network: str
     precision: Literal["fp32", "fp16", "bf16", "int8"]
     role: Literal["product", "float twin", "baseline"]
     engine: EngineInfo
@@ -154,9 +154,9 @@ class Target(Part):
     toolchain: str
     toolchain_version: str
     threads: int
-    product: str = Field(description="the variant that is shipped")
+    products: list[str] = Field(min_length=1, description="the variants that are shipped")
     fingerprint: dict[str, str]
-    headline: str = Field(description="the result in one sentence")
+    headlines: list[str] = Field(min_length=1, description="each product's result in one sentence")
 
 
 class GateCheck(Part):

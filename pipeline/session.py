@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.build import plan, report_stage
+from pipeline.build import plan
 from pipeline.config import Settings, load_settings
 from pipeline.products import BuildTarget, published, resolve_targets, variants_of
 from pipeline.publish import publish
 from pipeline.run import Decision, Listener, Run
 from pipeline.stage import Stage, tool_versions
 from pipeline.store import Entry, Store, explained
+from pipeline.wiring.report import report_stage
+from pipeline.wiring.request import Request
 from targets.checks import check_request, refused
 from targets.errors import ToolchainMissing
 
@@ -57,6 +59,7 @@ class Session:
         self.folder = path.resolve().parent
         self.output = self._below(self.settings.project.output)
         self.targets: list[BuildTarget] = resolve_targets(self.settings, self.folder)
+        self.request = Request(self.settings, self.folder, self.targets)
         code_path = self.folder if allow_code else None
         if code_path:
             sys.path.insert(0, str(code_path))
@@ -78,7 +81,7 @@ class Session:
         stages = self.stages()
         self._prepare()
         self.runner.run(stages)
-        last = report_stage(self.settings, self.targets, self.runner.entries)
+        last = report_stage(self.request, self.runner.entries)
         self.runner.run([last])
         changed = publish(self.output, published(self.settings, self.targets), self.runner.entries)
         return BuildResult(len(stages) + 1, self.runner.ran, self.output, changed)
@@ -93,13 +96,13 @@ class Session:
         """Say what a build would do now, and why; runs nothing."""
         decisions = self.runner.explain(self.stages())
         if all(decision.action == "reuse" for decision in decisions):
-            last = report_stage(self.settings, self.targets, self.runner.entries)
+            last = report_stage(self.request, self.runner.entries)
             return decisions + self.runner.explain([last])
         return [*decisions, Decision("report", "wait", ("takes from the stages before it",))]
 
     def stages(self) -> Sequence[Stage]:
         """Every stage but the report."""
-        return plan(self.settings, self.folder, self.targets)
+        return plan(self.request)
 
     def check(self) -> None:
         """Make sure everything is there before work starts.

@@ -84,7 +84,7 @@ def _broken_references(record: Record) -> list[str]:
     targets = {target.name for target in record.targets}
     networks = {network.name for network in record.networks}
     engines = {(result.target, result.variant) for result in record.results}
-    wanted = [(target.name, target.product) for target in record.targets]
+    wanted = [(target.name, product) for target in record.targets for product in target.products]
     wanted += [(result.target, speedup.baseline) for result in record.results for speedup in result.speedups]
     faults = [f"no result of {variant!r} on {target!r}" for target, variant in wanted]
     faults = [fault for fault, pair in zip(faults, wanted, strict=True) if pair not in engines]

@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def headline(target: str, results: Sequence[Mapping[str, Any]]) -> str:
-    """Say what is shipped and how it compares with where it came from.
+def headlines(target: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say of everything that ships how it compares with what it came from.
 
     Args:
         target: its name.
-        results: of that target, as in the record; the first is the baseline, the last the product.
+        results: of that target, as in the record; the first is the baseline.
     """
-    product, baseline = results[-1], results[0]
+    products = [result for result in results if result["role"] == "product"]
+    return [_headline(target, product, results[0]) for product in products]
+
+
+def _headline(target: str, product: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
     own = product["accuracy"]
     low, high = own["top1_interval"]
     said = (

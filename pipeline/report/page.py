@@ -74,7 +74,11 @@ def _context(record: Record) -> dict[str, Any]:
         "plots": {target.anchor: target.tradeoff() for target in targets},
         "timings": {target.anchor: timing.timings(target) for target in targets},
         "recalls": {target.anchor: scores.recalls(target) for target in targets},
-        "confusions": {target.anchor: scores.confusion(target.product.result.accuracy) for target in targets},
+        "confusions": {
+            (target.anchor, product.name): scores.confusion(product.result.accuracy)
+            for target in targets
+            for product in target.products
+        },
         "networks": provenance.networks(record),
         "gates": provenance.gate_rows(record.gates),
         "gate_columns": [provenance.METRICS[metric][0] for metric in provenance.metric_columns(record.gates)],

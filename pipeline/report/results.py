@@ -69,9 +69,9 @@ class TargetResults:
     mac_unit: Unit
 
     @property
-    def product(self) -> Variant:
-        """The variant that is shipped."""
-        return next(variant for variant in self.variants if variant.name == self.target.product)
+    def products(self) -> list[Variant]:
+        """The variants that are shipped."""
+        return [variant for variant in self.variants if variant.shipped]
 
     def tradeoff(self) -> str:
         """The plot of accuracy against latency, as an SVG element."""

@@ -24,7 +24,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class ClassBars:
-    """One class and every variant's scores on it, the product's first."""
+    """One class and every variant's scores on it, the products' first."""
 
     label: str
     images: str
@@ -58,7 +58,7 @@ def recalls(results: TargetResults) -> list[ClassBars]:
             images=f"{score.count:,}",
             bars=[_bar(variant, variant.result.accuracy.classes[index]) for variant in ordered],
         )
-        for index, score in enumerate(results.product.result.accuracy.classes)
+        for index, score in enumerate(results.variants[0].result.accuracy.classes)
     ]
 
 

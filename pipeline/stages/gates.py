@@ -15,7 +15,7 @@ from targets.toolchain import Engine, load_toolchain
 
 def check_export(context: Context) -> None:
     """The torch network against its ONNX file. Artefact: gate.json."""
-    from pipeline.stages.networks import load_network
+    from pipeline.stages.loading import load_network
 
     network = context.settings["network"]
     module = load_network(context.settings["model"], context.inputs, network=network)

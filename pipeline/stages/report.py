@@ -10,13 +10,12 @@ from typing import Any
 
 from pipeline.record import Record
 from pipeline.report import render
-from pipeline.report.headline import headline
+from pipeline.report.headline import headlines
 from pipeline.stage import Context
 from pipeline.task import Task
 from targets.toolchain import Engine
 from targets.versions import installed_version
 
-NETWORKS = ("teacher", "student", "model")
 PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "openvino", "torch", "torch-pruning")
 
 
@@ -54,7 +53,11 @@ def assemble(settings: Mapping[str, Any], artefacts: Artefacts) -> Record:
     """
     build = settings["settings"]
     project = build["project"]
-    networks = [name for name in NETWORKS if artefacts(f"simplify {name}", "facts.json")]
+    networks = [
+        stage["name"].removeprefix("simplify ")
+        for stage in settings["stages"]
+        if stage["name"].startswith("simplify ")
+    ]
     results = {target["name"]: _results(target, artefacts) for target in settings["targets"]}
     data = artefacts("data", "facts.json")
     return Record.model_validate(
@@ -103,7 +106,7 @@ def _task(artefacts: Artefacts) -> dict[str, Any]:
 def _network(name: str, build: Mapping[str, Any], artefacts: Artefacts) -> dict[str, Any]:
     facts = artefacts(f"simplify {name}", "facts.json")
     torch_facts = artefacts(name, "facts.json")
-    plan = artefacts("structure", "plan.json") if name == "student" else None
+    plan = artefacts(f"structure {name}", "plan.json")
     widths, kept = (plan["widths"], plan["keep"]) if plan else ({}, {})
     return {
         "name": name,
@@ -122,14 +125,13 @@ def _network(name: str, build: Mapping[str, Any], artefacts: Artefacts) -> dict[
 
 def _results(target: Mapping[str, Any], artefacts: Artefacts) -> list[dict[str, Any]]:
     timings = artefacts(f"measure {target['name']}", "timings.json")
-    product = target["variants"][-1]
     return [
         {
             "target": target["name"],
             "variant": variant["name"],
             "network": variant["network"],
             "precision": variant["precision"],
-            "role": _role(variant, product),
+            "role": variant["role"],
             "engine": _engine(target, variant, artefacts),
             "latency": timings["variants"][variant["name"]],
             "speedups": timings["speedups"][variant["name"]],
@@ -137,12 +139,6 @@ def _results(target: Mapping[str, Any], artefacts: Artefacts) -> list[dict[str, 
         }
         for variant in target["variants"]
     ]
-
-
-def _role(variant: Mapping[str, Any], product: Mapping[str, Any]) -> str:
-    if variant == product:
-        return "product"
-    return "float twin" if variant["network"] == product["network"] else "baseline"
 
 
 def _engine(target: Mapping[str, Any], variant: Mapping[str, Any], artefacts: Artefacts) -> dict[str, Any]:
@@ -158,17 +154,17 @@ def _engine(target: Mapping[str, Any], variant: Mapping[str, Any], artefacts: Ar
 
 
 def _target(target: Mapping[str, Any], results: list[dict[str, Any]], artefacts: Artefacts) -> dict[str, Any]:
-    product = target["variants"][-1]
-    engine = artefacts.engine(f"compile {target['name']} {product['name']}")
+    products = [variant["name"] for variant in target["variants"] if variant["role"] == "product"]
+    engine = artefacts.engine(f"compile {target['name']} {products[0]}")
     return {
         "name": target["name"],
         "device": target["device"],
         "toolchain": target["toolchain"],
         "toolchain_version": engine.toolchain_version,
         "threads": target["threads"],
-        "product": product["name"],
+        "products": products,
         "fingerprint": target["fingerprint"],
-        "headline": headline(target["name"], results),
+        "headlines": headlines(target["name"], results),
     }
 
 

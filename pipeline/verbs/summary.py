@@ -34,7 +34,8 @@ def build_text(result: BuildResult) -> str:
     report = os.path.relpath(result.output / "report.html")
     if not result.ran and not result.changed:
         return f"Nothing to do: all {result.stages} stages are up to date. The report: {report}"
-    headlines = [target.headline for target in load(result.output / "report.json").targets]
+    targets = load(result.output / "report.json").targets
+    headlines = [headline for target in targets for headline in target.headlines]
     reused = result.stages - len(result.ran)
     counts = f"{len(result.ran)} stages ran, {reused} were reused."
     return "\n".join(["", *headlines, "", counts, f"The report: {report}"])

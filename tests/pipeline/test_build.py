@@ -45,7 +45,7 @@ def test_a_build_hands_over_engines_models_and_a_report(small_build):
     assert [network.name for network in record.networks] == ["teacher", "student"]
     teacher, student = record.networks
     assert student.macs <= 0.5 * teacher.macs
-    assert all(gate.passed for gate in record.gates) and len(record.gates) == 2 * 2 + 2 * 4
+    assert all(gate.passed for gate in record.gates) and len(record.gates) == 2 * 2 + 2 * 5
     for result in record.results:
         engine = Engine.load(small_build / "out" / result.engine.path)
         assert dict(engine.files) == result.engine.sha256
@@ -68,6 +68,7 @@ def test_the_record_counts_every_test_image_once_for_every_variant(small_build):
     roles = {(result.variant, result.role) for result in record.results}
     assert roles == {
         ("teacher fp32", "baseline"),
+        ("teacher int8", "baseline"),
         ("student fp32", "float twin"),
         ("student int8", "product"),
     }
@@ -111,14 +112,14 @@ def test_a_second_build_does_nothing(small_build):
 
 def test_only_evaluate_is_given_the_test_split(small_build):
     session = Session(small_build / "build.toml")
-    for stage in plan(session.settings, session.folder, session.targets):
+    for stage in plan(session.request):
         opens_test = any((ref.stage, ref.artefact) == ("data", "test") for ref in stage.inputs.values())
         assert opens_test == stage.name.startswith("evaluate ")
 
 
 def test_every_model_and_engine_is_followed_by_a_gate(small_build):
     session = Session(small_build / "build.toml")
-    names = [stage.name for stage in plan(session.settings, session.folder, session.targets)]
+    names = [stage.name for stage in plan(session.request)]
     made = [name for name in names if name.split()[0] in ("export", "simplify", "quantize", "compile")]
     assert made and all(names[names.index(name) + 1] == f"gate {name}" for name in made)
 
@@ -135,7 +136,7 @@ def test_removing_a_target_removes_its_engines_and_trains_nothing(project):
 def test_a_changed_quantizer_runs_what_depends_on_it_and_explain_says_so(project):
     session = edit(project, ("samples = 64\n\n#", 'samples = 64\nmethod = "minmax"\n\n#'))
     decisions = {decision.stage: decision for decision in session.explain()}
-    changed = decisions["quantize any-onnxruntime"]
+    changed = decisions["quantize student any-onnxruntime"]
     assert changed.action == "run" and changed.reasons == ('settings.method: "mse" → "minmax"',)
     assert decisions["student"].action == "reuse"
     assert decisions["compile any-onnxruntime student fp32"].action == "reuse"
@@ -154,7 +155,7 @@ def test_a_failing_gate_stops_the_build_and_leaves_a_reproduction(project):
     assert (project / "out" / "report.html").read_bytes() == before
     # What was built before the gate is kept, and a limit it meets lets the build go on from there.
     result = edit(project, ("relative_l2 = 1e-6", "relative_l2 = 0.9")).build()
-    assert "quantize any-onnxruntime" not in result.ran
+    assert "quantize student any-onnxruntime" not in result.ran
     assert not repro.exists()
 
 

@@ -76,7 +76,7 @@ def test_a_failing_gate_exits_with_1(small_build, tmp_path):
     text = SMALL_BUILD.replace("[gates.limits.quantize]", "[gates.limits.quantize]\nmax_abs = 0.0")
     (tmp_path / "copy" / "build.toml").write_text(text)
     result = call("build", tmp_path / "copy" / "build.toml")
-    assert result.exit_code == 1 and "gate 'quantize any-onnxruntime' failed" in result.stderr
+    assert result.exit_code == 1 and "gate 'quantize student any-onnxruntime' failed" in result.stderr
 
 
 def test_a_missing_toolchain_exits_with_3(small_build, monkeypatch):

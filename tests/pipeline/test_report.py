@@ -147,7 +147,7 @@ def test_page_shows_its_sections_in_order(page: Page) -> None:
         *("data", "settings", "reproduce"),
     ]
     main = page.text.index("edgewright build report")
-    headlines = [page.text.index(target.headline) for target in example(ALL_TARGETS).targets]
+    headlines = [page.text.index(target.headlines[0]) for target in example(ALL_TARGETS).targets]
     assert main < min(headlines) and max(headlines) < page.text.index("Every variant was timed")
 
 
@@ -309,7 +309,7 @@ def broken_records() -> dict[str, tuple[str, str]]:
     del missing["results"][1]["latency"]["median_ms"]
     unknown = {**whole, "extra": 1}
     product = copy.deepcopy(whole)
-    product["targets"][0]["product"] = "student int4"
+    product["targets"][0]["products"] = ["student int4"]
     matrix = copy.deepcopy(whole)
     matrix["results"][0]["accuracy"]["confusion"].pop()
     return {

@@ -1,0 +1,1 @@
+"""Which stage feeds which: one module for each part of a build."""

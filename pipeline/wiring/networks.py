@@ -1,0 +1,119 @@
+"""teacher → scores → structure → student → export, for every student of the build."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from pipeline.config import StudentSection
+from pipeline.products import students_of
+from pipeline.stage import Ref, Stage
+from pipeline.wiring.request import ONNX_TOOLS, TORCH_TOOLS, Request, data, modules, torch_inputs
+
+# Training frees and maps the same large buffers again and again; keeping them makes it 1.1 to 1.5 times as
+# fast on glibc (docs/training.md has the figures). Results do not change.
+KEEP_BUFFERS = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
+    "glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=1000000000"
+}
+TEACHER = {"teacher": Ref("teacher", "weights.safetensors"), "task": Ref("task", "task.json")}
+
+
+def network_stages(request: Request) -> Iterator[Stage]:
+    """The teacher and its students, as weights."""
+    yield _teacher(request)
+    section = request.settings.student
+    if section is None:
+        return
+    yield _scores(request, section)
+    for name, (kind, limit) in students_of(request.settings).items():
+        yield _structure(request, section, name, kind, limit)
+        yield _student(request, section, name)
+
+
+def export_stages(request: Request, network: str) -> Iterator[Stage]:
+    """A network's ONNX file, and the gate behind it."""
+    name = f"export {network}"
+    yield request.torch_stage(
+        name,
+        "pipeline.stages.networks:export_network",
+        inputs=torch_inputs(network),
+        settings={"network": network} | request.settings.export.model_dump(),
+        tools=("onnx", "onnxscript", "torch-pruning"),
+    )
+    yield request.gate(
+        "export",
+        name,
+        inputs=torch_inputs(network) | {"candidate": Ref(name, "model.onnx")},
+        settings={"model": request.model(), "network": network},
+        tools=(*TORCH_TOOLS, *ONNX_TOOLS),
+        modules=modules(request.settings.model.factory),
+    )
+
+
+def _teacher(request: Request) -> Stage:
+    section = request.settings.model
+    if section.checkpoint:
+        return request.torch_stage(
+            "teacher",
+            "pipeline.stages.networks:take_teacher",
+            inputs=data("select", "preprocess", "facts"),
+            files={"checkpoint": request.path(section.checkpoint)},
+            settings={"checkpoint": section.checkpoint},
+            tools=("safetensors",),
+        )
+    return request.torch_stage(
+        "teacher",
+        "pipeline.stages.networks:train_teacher",
+        inputs=data("train", "select", "preprocess", "facts"),
+        settings={"training": section.training.model_dump(), "seed": request.settings.project.seed},
+        environment=KEEP_BUFFERS,
+    )
+
+
+def _scores(request: Request, section: StudentSection) -> Stage:
+    """What every student's structure is decided by."""
+    return request.torch_stage(
+        "scores",
+        "pipeline.stages.structure:score",
+        inputs=TEACHER | data("train", "preprocess", "facts"),
+        settings={
+            "importance": section.importance,
+            "images": section.scoring_images,
+            "seed": request.settings.project.seed,
+        },
+        tools=("torch-pruning",),
+    )
+
+
+def _structure(request: Request, section: StudentSection, name: str, kind: str, limit: float) -> Stage:
+    return request.torch_stage(
+        f"structure {name}",
+        "pipeline.stages.structure:decide",
+        inputs={"task": TEACHER["task"], "scores": Ref("scores", "scores.json")} | data("facts"),
+        settings={
+            "budget": {"kind": kind, "limit": limit},
+            "alignment": math.lcm(*(target.capability.channel_alignment for target in request.targets)),
+            "minimum": section.minimum_width,
+        },
+        tools=("torch-pruning",),
+    )
+
+
+def _student(request: Request, section: StudentSection, name: str) -> Stage:
+    return request.torch_stage(
+        name,
+        "pipeline.stages.networks:distill_student",
+        inputs=TEACHER
+        | {"plan": Ref(f"structure {name}", "plan.json")}
+        | data("train", "select", "preprocess", "facts"),
+        settings={
+            "training": section.training.model_dump(),
+            "temperature": section.temperature,
+            "distillation": section.distillation,
+            "repair_images": section.scoring_images if section.repair else 0,
+            "seed": request.settings.project.seed,
+        },
+        tools=("torch-pruning",),
+        environment=KEEP_BUFFERS,
+    )

@@ -1,0 +1,109 @@
+"""What a build is asked for, and the pieces all its stages are wired with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import GateKind, Settings
+from pipeline.parity.thresholds import DEFAULT_THRESHOLDS
+from pipeline.products import BuildTarget
+from pipeline.stage import Ref, Stage
+from targets.toolchain import TOOLCHAINS, load_toolchain
+
+ONNX_TOOLS = ("onnx", "onnxruntime", "numpy")
+TORCH_TOOLS = ("torch", "numpy")
+DATA_ARTEFACTS = {"facts": "facts.json", "preprocess": "preprocess.json"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A build file, where it lies, and the devices it names.
+
+    Args:
+        settings: build.toml.
+        folder: where build.toml lies; relative paths start there.
+        targets: of `resolve_targets`.
+    """
+
+    settings: Settings
+    folder: Path
+    targets: Sequence[BuildTarget]
+
+    @cached_property
+    def fingerprints(self) -> dict[str, dict[str, str]]:
+        """Target name → what engines and measurements there depend on."""
+        return {target.name: load_toolchain(target.toolchain).fingerprint() for target in self.targets}
+
+    def path(self, path: str) -> Path:
+        """A path of build.toml."""
+        return (self.folder / Path(path).expanduser()).resolve()
+
+    def model(self) -> dict[str, Any]:
+        """Settings a torch network is built from."""
+        section = self.settings.model
+        return {"factory": section.factory, "arguments": section.arguments}
+
+    def torch_stage(
+        self, name: str, function: str, *, settings: dict[str, Any], tools: tuple[str, ...] = (), **rest: Any
+    ) -> Stage:
+        """A stage that rebuilds a network from its factory."""
+        return Stage(
+            name,
+            function,
+            settings={"model": self.model()} | settings,
+            tools=(*TORCH_TOOLS, *tools),
+            modules=modules(self.settings.model.factory),
+            **rest,
+        )
+
+    def gate(
+        self,
+        kind: GateKind,
+        name: str,
+        *,
+        inputs: dict[str, Ref],
+        settings: dict[str, Any] | None = None,
+        **rest: Any,
+    ) -> Stage:
+        """A comparison of the stage `name`'s result with what it was made from."""
+        limits = DEFAULT_THRESHOLDS[kind].model_dump()
+        chosen = self.settings.gates.limits.get(kind)
+        limits |= chosen.model_dump(exclude_none=True) if chosen else {}
+        return Stage(
+            f"gate {name}",
+            f"pipeline.stages.gates:check_{'engine' if kind.startswith('engine') else kind}",
+            inputs=inputs | data("calibrate", "preprocess"),
+            settings={"name": name, "limits": limits, "samples": self.settings.gates.samples}
+            | (settings or {}),
+            **({"tools": ONNX_TOOLS} | rest),
+        )
+
+    def runtime(self, target: BuildTarget) -> dict[str, Any]:
+        """What every stage that uses a target's runtime depends on."""
+        return {
+            "tools": (target.toolchain, "numpy"),
+            "modules": modules(TOOLCHAINS[target.toolchain]),
+            "fingerprint": self.fingerprints[target.name],
+        }
+
+
+def data(*names: str) -> dict[str, Ref]:
+    """Artefacts of the data stage by name."""
+    return {name: Ref("data", DATA_ARTEFACTS.get(name, name)) for name in names}
+
+
+def torch_inputs(network: str) -> dict[str, Ref]:
+    """What a torch network is rebuilt from."""
+    inputs = {"weights": Ref(network, "weights.safetensors"), "facts": Ref("data", "facts.json")}
+    if network != "teacher":
+        inputs |= {"plan": Ref(f"structure {network}", "plan.json"), "task": Ref("task", "task.json")}
+    return inputs
+
+
+def modules(factory: str | None) -> tuple[str, ...]:
+    """The module a factory lives in."""
+    return (factory.partition(":")[0],) if factory else ()
