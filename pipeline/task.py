@@ -72,7 +72,7 @@ def resolve(known: Sequence[str], classes: Sequence[str], other: bool) -> Task:
             raise ConfigError(
                 f"the data has no class {name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""),
                 where="task.classes",
-                mend=f"choose from: {', '.join(known)}",
+                mend=f"choose from the {len(known)} classes there are: {_listed(known)}",
             )
     wanted = tuple(known.index(name) for name in classes or known)
     if other and len(wanted) == len(known):
@@ -84,6 +84,10 @@ def resolve(known: Sequence[str], classes: Sequence[str], other: bool) -> Task:
     if other and OTHER in (known[label] for label in wanted):
         raise ConfigError("a wanted class is itself named 'other'", where="task.classes")
     return Task(tuple(known), wanted, other)
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def split(

@@ -42,22 +42,24 @@ def patches(layer: Layer, x: Tensor, where: Tensor) -> Tensor:
     """
     if isinstance(layer, nn.Linear):
         return x.reshape(len(x), -1, x.shape[-1])[:, where].flatten(0, 1)
+    (down, right), (high, wide) = layer.dilation, _reach(layer)
     x, width = _padded(layer, x)
-    row, column = where // width, where % width
-    offsets = [
-        torch.arange(k, device=x.device) * d for k, d in zip(layer.kernel_size, layer.dilation, strict=True)
+    windows = [
+        x[:, :, slice(top, top + high, down), slice(left, left + wide, right)]
+        for top, left in (
+            (place // width * layer.stride[0], place % width * layer.stride[1]) for place in where.tolist()
+        )
     ]
-    rows = row[:, None] * layer.stride[0] + offsets[0]
-    columns = column[:, None] * layer.stride[1] + offsets[1]
-    cut = x[:, :, rows[:, :, None], columns[:, None, :]]
-    return cut.permute(0, 2, 1, 3, 4).reshape(len(x) * len(where), -1)
+    return torch.stack(windows, dim=1).flatten(2).flatten(0, 1)
 
 
-def outputs(layer: Layer, y: Tensor, where: Tensor) -> Tensor:
-    """A layer's outputs (or anything of their shape) at the same positions: [N·P, O]."""
+def outputs(layer: Layer, y: Tensor, where: Tensor | None = None) -> Tensor:
+    """A layer's outputs (or anything of their shape) at some positions, or at all: [N·P, O]."""
     if isinstance(layer, nn.Linear):
-        return y.reshape(len(y), -1, y.shape[-1])[:, where].flatten(0, 1)
-    return y.flatten(2)[:, :, where].transpose(1, 2).flatten(0, 1)
+        rows = y.reshape(len(y), -1, y.shape[-1])
+        return (rows if where is None else rows[:, where]).flatten(0, 1)
+    maps = y.flatten(2)
+    return (maps if where is None else maps[:, :, where]).transpose(1, 2).flatten(0, 1)
 
 
 def patch_columns(layer: Layer, channels: Tensor) -> Tensor:
@@ -66,9 +68,15 @@ def patch_columns(layer: Layer, channels: Tensor) -> Tensor:
     return (channels.unsqueeze(-1) * size + torch.arange(size)).flatten(-2)
 
 
+def _reach(layer: nn.Conv2d) -> tuple[int, int]:
+    """Height and width that a filter covers."""
+    high, wide = (d * (k - 1) + 1 for k, d in zip(layer.kernel_size, layer.dilation, strict=True))
+    return high, wide
+
+
 def _padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, int]:
     """The input with its border, and the width of the output."""
-    reach = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
+    reach = [size - 1 for size in _reach(layer)]
     if layer.padding == "same":
         sides = [(total // 2, total - total // 2) for total in reach]
     else:

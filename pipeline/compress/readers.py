@@ -7,15 +7,19 @@ concatenation move them) comes from Torch-Pruning's dependency graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.groups import Group, dependency_graph, last_layer
+from pipeline.compress.groups import Group
+from pipeline.compress.tracing import Loss, blank, dependency_graph, losses, mixes
 from targets.errors import ModelError
+
+Taken = TypeVar("Taken")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def find_readers(
     """The layers that read each group.
 
     Depthwise convolutions do not mix channels and are part of the group. A layer that reads only some of the
-    group's channels is not listed.
+    group's channels is not listed; `find_groups` gives only groups that some layer reads whole.
 
     Args:
         network: traceable.
@@ -64,30 +68,18 @@ def find_readers(
     Raises:
         ModelError: no layer reads a group as a whole.
     """
-    names = {module: name for name, module in network.named_modules()}
-    widths = {group.leader: group.width for group in groups}
+    graph = dependency_graph(network, input_shape)
     found: dict[str, tuple[Reader, ...]] = {}
-    for items in dependency_graph(network, input_shape).get_all_groups(
-        ignored_layers=[last_layer(network)], root_module_types=[nn.Conv2d, nn.Linear]
-    ):
-        writers = {names.get(item.dep.target.module): item.root_idxs for item in items if _writes(item)}
-        leader = next((name for name in widths if name in writers), None)
-        if leader is None:
-            continue
-        index = {root: channel for channel, root in enumerate(writers[leader])}
-        readers = [
-            _reader(names[item.dep.target.module], item, index)
-            for item in items
-            if item.dep.handler.__name__ == "prune_in_channels" and _mixes(item.dep.target.module)
-        ]
-        found[leader] = tuple(reader for reader in readers if reader is not None)
-    for leader in widths:
-        if not found.get(leader):
+    for group in groups:
+        lost = losses(graph, network.get_submodule(group.leader))
+        readers = (_reader(one, group.width) for one in lost if one.inputs)
+        found[group.leader] = tuple(reader for reader in readers if reader is not None)
+        if not found[group.leader]:
             raise ModelError(
                 "no convolution or linear layer reads these channels, so what they are worth cannot be told",
-                where=leader,
+                where=group.leader,
             )
-    return _with_sources(network, found, list(widths), input_shape)
+    return _with_sources(network, found, input_shape)
 
 
 def distinct(readers: Sequence[Reader]) -> list[Reader]:
@@ -97,68 +89,55 @@ def distinct(readers: Sequence[Reader]) -> list[Reader]:
 
 @contextmanager
 def watch_inputs(network: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """Fill a dictionary with the layers' inputs at every forward pass."""
-    inputs: dict[str, Tensor] = {}
+    """Fill a dictionary with the layers' inputs at every pass: copies, which nothing writes over later."""
+    with _watch(network, layers, Tensor.clone) as inputs:
+        yield inputs
+
+
+@contextmanager
+def _watch(
+    network: nn.Module, layers: Iterable[str], take: Callable[[Tensor], Taken]
+) -> Iterator[dict[str, Taken]]:
+    taken: dict[str, Taken] = {}
 
     def keep(name: str) -> torch.utils.hooks.RemovableHandle:
         def hook(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
             del layer
-            inputs[name] = given[0]
+            taken[name] = take(given[0])
 
         return network.get_submodule(name).register_forward_pre_hook(hook)
 
     handles = [keep(name) for name in dict.fromkeys(layers)]
     try:
-        yield inputs
+        yield taken
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _writes(item: object) -> bool:
-    dep = item.dep  # type: ignore[attr-defined]
-    return dep.handler.__name__ == "prune_out_channels" and isinstance(
-        dep.target.module, (nn.Conv2d, nn.Linear)
-    )
-
-
-def _mixes(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.Conv2d):
-        return layer.groups == 1
-    return isinstance(layer, nn.Linear)
-
-
-def _reader(name: str, item: object, index: Mapping[int, int]) -> Reader | None:
-    layer, columns, roots = item.dep.target.module, item.idxs, item.root_idxs  # type: ignore[attr-defined]
-    where: list[list[int]] = [[] for _ in index]
-    for column, root in zip(columns, roots, strict=True):
-        if root in index:
-            where[index[root]].append(column)
-    if len({len(one) for one in where}) != 1 or not where[0]:
+def _reader(one: Loss, width: int) -> Reader | None:
+    columns = one.columns(width)
+    if one.name is None or columns is None or not mixes(one.part):
         return None
-    linear = isinstance(layer, nn.Linear)
-    mine = {column for one in where for column in one}
-    others = [column for column in range(layer.weight.shape[1]) if column not in mine]
-    return Reader(name, torch.tensor(where), torch.tensor(others, dtype=torch.long), 0, linear)
+    others = set(range(one.part.weight.shape[1])) - set(columns.flatten().tolist())
+    rest = torch.tensor(sorted(others), dtype=torch.long)
+    return Reader(one.name, columns, rest, 0, isinstance(one.part, nn.Linear))
 
 
 @torch.no_grad()
 def _with_sources(
-    network: nn.Module,
-    found: Mapping[str, tuple[Reader, ...]],
-    leaders: Sequence[str],
-    input_shape: Sequence[int],
+    network: nn.Module, found: Mapping[str, tuple[Reader, ...]], input_shape: Sequence[int]
 ) -> dict[str, tuple[Reader, ...]]:
     """Number the distinct tensors of each group, and put its readers into the order they run in."""
+    layers = [reader.layer for group in found.values() for reader in group]
+    with _watch(network, layers, lambda x: (x, x._version)) as read:
+        network(blank(network, input_shape))
+    # What was written over in between is another tensor, though the same object.
+    tensor = {layer: (id(x), version) for layer, (x, version) in read.items()}
+    order = list(read)
     placed = {}
-    device = next(network.parameters()).device
-    with watch_inputs(network, [reader.layer for group in found.values() for reader in group]) as inputs:
-        network(torch.zeros(tuple(input_shape), device=device))
-        order = list(inputs)
-        for leader in leaders:
-            ran = sorted(found[leader], key=lambda reader: order.index(reader.layer))
-            tensors = list(dict.fromkeys(id(inputs[reader.layer]) for reader in ran))
-            placed[leader] = tuple(
-                replace(reader, source=tensors.index(id(inputs[reader.layer]))) for reader in ran
-            )
+    for leader, group in found.items():
+        ran = sorted(group, key=lambda reader: order.index(reader.layer))
+        sources = list(dict.fromkeys(tensor[reader.layer] for reader in ran))
+        placed[leader] = tuple(replace(reader, source=sources.index(tensor[reader.layer])) for reader in ran)
     return placed

@@ -8,7 +8,7 @@ network's inputs instead ignores what the layers before have lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from pipeline.compress.patches import Layer, multiplying_layer, outputs, patches
 from pipeline.compress.scatter import Batches, Scatter
 from pipeline.compress.structure import Plan
 from pipeline.compress.survivors import Survivors, survivors
+from pipeline.compress.tracing import blank, norms_behind
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def repair(
 
     Weights are pulled towards those they have, not towards zero. Where a layer has no bias, its intercept
     goes into the mean of the batch normalisation behind it; where there is none either, the fit has none.
+    A layer that runs more than once keeps the weights that were left.
 
     Args:
         student: cut by `plan`.
@@ -69,7 +71,7 @@ def repair(
     left = survivors(whole, plan, input_shape)
     student.eval()
     whole.eval()
-    norms = _norms_behind(student, input_shape)
+    norms = norms_behind(student, input_shape)
     refits = []
     for name in _running_order(student, left, input_shape):
         layer = multiplying_layer(student, name)
@@ -140,7 +142,7 @@ def _gather(
         x, _ = _run_to(student, name, images)
         _, y = _run_to(whole, name, images)
         where = positions(layer, y, most, generator)
-        batch = Scatter.of(patches(layer, x, where), outputs(layer, y, where)[:, left.outputs])
+        batch = Scatter.of(patches(layer, x, where).double(), outputs(layer, y, where)[:, left.outputs])
         if found is None:
             found = batch
         else:
@@ -150,7 +152,7 @@ def _gather(
 
 
 @torch.no_grad()
-def _refit(name: str, layer: Layer, found: Scatter, norm: nn.Module | None, strength: float) -> Refit:
+def _refit(name: str, layer: Layer, found: Scatter, norm: _BatchNorm | None, strength: float) -> Refit:
     """Solve for W = W₀ + (S + ρI)⁻¹ (XᵀY − S·W₀) and put it into the layer."""
     intercept = layer.bias is not None or norm is not None
     xx, xy = found.xx, found.xy
@@ -182,56 +184,27 @@ def _unexplained(weights: Tensor, xx: Tensor, xy: Tensor) -> float:
     return float((weights.T * (xx @ weights.T - 2.0 * xy)).sum())
 
 
-def _set_mean(layer: Layer, norm: nn.Module | None, found: Scatter, new: Tensor) -> None:
+def _set_mean(layer: Layer, norm: _BatchNorm | None, found: Scatter, new: Tensor) -> None:
     """Make the mean output right: in the bias, or in the running mean of the normalisation behind."""
     reached = new @ found.mean_x
     if layer.bias is not None:
         layer.bias.copy_(found.mean_y - reached)
         return
-    assert isinstance(norm, _BatchNorm) and norm.running_mean is not None
+    assert norm is not None and norm.running_mean is not None
     norm.running_mean -= (found.mean_y - reached).to(norm.running_mean.dtype)
 
 
 @torch.no_grad()
-def _norms_behind(network: nn.Module, input_shape: Sequence[int]) -> dict[str, nn.Module]:
-    """Layer → the batch normalisation that alone takes its output."""
-    produced: dict[int, str] = {}
-    alive: list[Tensor] = []
-    behind: dict[str, nn.Module] = {}
-
-    def after(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(layer: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> None:
-            if isinstance(layer, _BatchNorm) and layer.running_mean is not None and id(given[0]) in produced:
-                behind[produced[id(given[0])]] = layer
-            if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                alive.append(result)  # so that no id is given twice
-                produced[id(result)] = name
-
-        return hook
-
-    handles = [part.register_forward_hook(after(name)) for name, part in network.named_modules()]
-    try:
-        network(_blank(network, input_shape))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return behind
-
-
-@torch.no_grad()
-def _running_order(network: nn.Module, names: dict[str, Survivors], input_shape: Sequence[int]) -> list[str]:
+def _running_order(network: nn.Module, names: Iterable[str], input_shape: Sequence[int]) -> list[str]:
+    """The layers that run exactly once, in the order they do."""
     order: list[str] = []
     handles = [
         network.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: order.append(name))
         for name in names
     ]
     try:
-        network(_blank(network, input_shape))
+        network(blank(network, input_shape))
     finally:
         for handle in handles:
             handle.remove()
-    return list(dict.fromkeys(order))
-
-
-def _blank(network: nn.Module, input_shape: Sequence[int]) -> Tensor:
-    return torch.zeros(tuple(input_shape), device=next(network.parameters()).device)
+    return [name for name in order if order.count(name) == 1]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compress.structure import Plan, apply
+from pipeline.compress.tracing import has_weight
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Survivors:
 
 
 def survivors(network: nn.Module, plan: Plan, input_shape: Sequence[int]) -> dict[str, Survivors]:
-    """Which outputs and inputs of every convolution and linear layer a plan leaves.
+    """Which outputs and inputs a plan leaves of every convolution and linear layer with a weight of its own.
 
     Found by cutting copies whose weights are their own indices, so that flatten, concatenation and whatever
     else moves channels need no rules here.
@@ -37,16 +38,20 @@ def survivors(network: nn.Module, plan: Plan, input_shape: Sequence[int]) -> dic
 
 def _indices(network: nn.Module, plan: Plan, input_shape: Sequence[int], dimension: int) -> dict[str, Tensor]:
     labelled = copy.deepcopy(network)
-    for part in labelled.modules():
-        if isinstance(part, (nn.Conv2d, nn.Linear)):
-            shape = [-1 if axis == dimension else 1 for axis in range(part.weight.ndim)]
-            own = torch.arange(
-                part.weight.shape[dimension], dtype=part.weight.dtype, device=part.weight.device
-            )
-            part.weight.data = own.view(shape).expand_as(part.weight).clone()
+    for weight in _weights(labelled).values():
+        shape = [-1 if axis == dimension else 1 for axis in range(weight.ndim)]
+        own = torch.arange(weight.shape[dimension], dtype=weight.dtype, device=weight.device)
+        weight.data = own.view(shape).expand_as(weight).clone()
     apply(labelled, plan, input_shape)
     return {
-        name: part.weight.detach().transpose(0, dimension).flatten(1)[:, 0].long()
-        for name, part in labelled.named_modules()
-        if isinstance(part, (nn.Conv2d, nn.Linear))
+        name: weight.detach().transpose(0, dimension).flatten(1)[:, 0].long()
+        for name, weight in _weights(labelled).items()
+    }
+
+
+def _weights(network: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: part.weight
+        for name, part in network.named_modules()
+        if isinstance(part, (nn.Conv2d, nn.Linear)) and has_weight(part)
     }

@@ -74,13 +74,14 @@ def test_what_was_lost_is_what_brute_force_says(seed: int, size: int) -> None:
     removal = removal_order([System(x.T @ x, x.T @ y, blocks)])
     rho = ridge(x.T @ x)
     left = list(range(6))
-    for channel, lost in zip(removal.order, removal.lost, strict=True):
+    for channel, before, lost in zip(removal.order, (0.0, *removal.lost), removal.lost, strict=False):
 
         def value(channels: list[int]) -> float:
             columns = [int(column) for c in channels for column in blocks[c]]
             return restricted(x, y, [*columns, 6 * size], rho)
 
         drops = {c: value(left) - value([other for other in left if other != c]) for c in left}
+        assert lost - before == pytest.approx(drops[channel], rel=1e-6, abs=1e-9 * removal.total)
         assert drops[channel] <= min(drops.values()) + 1e-6 * removal.total
         left.remove(channel)
         assert removal.total - lost == pytest.approx(value(left), rel=1e-6)

@@ -1,4 +1,4 @@
-"""Small reference networks for the demo, the tests and the benchmarks."""
+"""Residual networks for small images (He et al. 2016)."""
 
 from __future__ import annotations
 
@@ -67,6 +67,10 @@ def resnet(
     widths: Sequence[int] = (16, 32, 64),
 ) -> ResNet:
     """Build a residual network for small images; the defaults are ResNet-20 for CIFAR-10.
+
+    On 32×32 RGB images, ten classes: ResNet-20 has 0.27 M parameters and costs 41 M multiply-accumulates;
+    ResNet-56, with blocks (9, 9, 9), 0.86 M and 126 M (0.85 M and 125 M with the authors' shortcuts that have
+    no parameters).
 
     Args:
         classes: number of logits.

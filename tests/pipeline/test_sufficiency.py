@@ -1,0 +1,61 @@
+"""Too few images to rank channels by: how many there are, how many are wanted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.compress.discriminant import information, ridge
+from pipeline.compress.groups import Group
+from pipeline.compress.scatter import Scatter
+from pipeline.compress.sufficiency import check_images, images_needed
+from targets.errors import DataError
+
+GROUPS = [Group("narrow", 8, ("narrow",)), Group("wide", 64, ("wide",))]
+
+
+def labels(*counts: int) -> np.ndarray:
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+def test_enough_images_are_no_reason_to_speak() -> None:
+    assert images_needed(GROUPS, 3) == 64
+    assert check_images(labels(64, 64, 64), "abc", GROUPS) == []
+    assert check_images(labels(1, 1), "ab", []) == []
+
+
+def test_a_class_with_too_few_images_is_named_with_what_it_has_and_needs() -> None:
+    (warning,) = check_images(labels(80, 12, 64), ("boot", "bag", "shirt"), GROUPS)
+    assert warning.startswith("class 'bag' has 12 images to score channels on: 64 are wanted")
+    assert "wide, which has 64" in warning and "3 classes" in warning
+
+
+def test_many_such_classes_are_counted() -> None:
+    warnings = check_images(labels(*[1] * 20), [f"class {label}" for label in range(20)], GROUPS)
+    assert len(warnings) == 9
+    assert warnings[-1] == "12 more classes have too few images to score channels on"
+
+
+def test_a_class_without_images_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"no image of class 'b' is among the 10 .* nor of 1 other") as caught:
+        check_images(labels(10, 0, 0), "abc", GROUPS)
+    assert "64" in str(caught.value.mend)
+    with pytest.raises(DataError, match="class 'a'"):
+        check_images([], "a", GROUPS)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**31), st.integers(2, 6), st.sampled_from([12, 24, 48]))
+def test_with_as_many_images_noise_explains_at_most_about_a_third(
+    seed: int, classes: int, width: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    count = images_needed([Group("wide", width, ("wide",))], classes)
+    targets = torch.nn.functional.one_hot(torch.arange(classes).repeat(count), classes).double()
+    noise = torch.randn(len(targets), width, generator=generator, dtype=torch.float64)
+    found = Scatter.of(noise, targets)
+    explained = information(found.xx, found.xy, ridge(found.xx)) / float(found.yy.diagonal().sum())
+    assert explained < 1 / 3 + 4 / width**0.5 / 3
