@@ -4,45 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline import parallel
+from pipeline.examples import Examples as Examples
+from pipeline.examples import FitSettings as FitSettings
+from pipeline.hardware import Hardware, best_hardware, device_of
 from pipeline.stage import Progress
 from targets.errors import StageError
-from targets.preprocess import Preprocess
 
 SAFE_CHANNELS = 8
 
 # (images, logits, labels, share of the training that is done) → scalar
 Loss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How a network is trained: SGD with Nesterov momentum, one warm-up-and-cosine cycle, averaged weights.
-
-    Args:
-        epochs: passes over the images.
-        batch_size: images a step.
-        learning_rate: the peak of the cycle.
-        weight_decay: L2 on all weights with more than one dimension.
-        flip: mirror half of the images.
-        shift: move images by up to so many pixels each way.
-        average: decay per step of the exponential moving average of the weights.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    flip: bool
-    shift: int
-    average: float
 
 
 @dataclass(frozen=True)
@@ -58,52 +37,6 @@ class EpochResult:
     select_top1: float
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Labelled images as they are stored.
-
-    Args:
-        images: [N, H, W, C], possibly memory-mapped.
-        labels: [N]; output indices of the network.
-        preprocess: from stored images to the network's input.
-    """
-
-    images: NDArray[np.generic]
-    labels: NDArray[np.int64]
-    preprocess: Preprocess
-
-    def tensors(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Network input [n, …] and labels [n] of the given indices."""
-        return self._prepare(self.images[indices]), torch.from_numpy(self.labels[indices])
-
-    def batches(self, settings: FitSettings, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """One shuffled, augmented epoch; a last incomplete batch is left out unless it is the only one."""
-        order = rng.permutation(len(self.labels))
-        steps = max(1, len(order) // settings.batch_size)
-        for indices in np.array_split(order[: steps * settings.batch_size], steps):
-            images = augment(self.images[indices], settings.flip, settings.shift, rng)
-            yield self._prepare(images), torch.from_numpy(self.labels[indices])
-
-    def _prepare(self, images: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(self.preprocess(images))
-
-
-def augment(
-    images: NDArray[np.generic], flip: bool, shift: int, rng: np.random.Generator
-) -> NDArray[np.generic]:
-    """Mirror and move images [n, H, W, C] at random; what moves in from outside is zero."""
-    if flip:
-        mirrored = rng.random(len(images)) < 0.5
-        images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
-    if shift:
-        height, width = images.shape[1:3]
-        padded = np.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
-        rows = rng.integers(0, 2 * shift + 1, len(images))[:, None] + np.arange(height)
-        columns = rng.integers(0, 2 * shift + 1, len(images))[:, None] + np.arange(width)
-        images = padded[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return images
-
-
 def fit(
     network: nn.Module,
     loss: Loss,
@@ -112,58 +45,111 @@ def fit(
     settings: FitSettings,
     seed: int,
     progress: Progress,
+    hardware: Hardware | None = None,
 ) -> list[EpochResult]:
     """Train in place; afterwards the network holds the best averaged weights by the select split.
 
+    In an initialised process group every process must call it alike. Each takes its part of every batch, so
+    settings mean the same for any number of them; all end with the same weights and results.
+
     Args:
-        network: takes what `train.preprocess` gives, returns logits [N, K].
-        loss: of one batch.
+        network: takes what `train.preprocess` gives, returns logits [N, K]; on the CPU afterwards.
+        loss: of one batch; a module's own parameters are trained with the network's.
         train: images it learns from.
         select: images that choose between epochs.
         settings: the recipe.
         seed: of shuffling and augmentation.
-        progress: told after every step.
+        progress: told after every step, by rank 0 alone.
+        hardware: by default the best there is.
 
     Raises:
-        StageError: the loss became NaN or infinite.
+        StageError: the loss became NaN or infinite, or there are fewer images a batch than processes.
     """
-    torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True)
+    hardware = hardware or best_hardware()
+    hardware.be_reproducible(seed + parallel.rank())
+    _check_parts(train, settings)
     rng = np.random.default_rng(seed)
-    network.to(memory_format=memory_format(network))  # type: ignore[call-overload]
-    steps = max(1, len(train.labels) // settings.batch_size) * settings.epochs
-    optimizer = _optimizer(network, settings)
-    average = copy.deepcopy(network).requires_grad_(False)
+    trainer = _Trainer(network, loss, settings, train.steps(settings) * settings.epochs, hardware)
     results: list[EpochResult] = []
-    best, best_weights = -1.0, average.state_dict()
-    step = 0
+    best, best_weights = -1.0, trainer.average.state_dict()
     for epoch in range(settings.epochs):
-        network.train()
-        total = 0.0
-        first = step
-        for images, labels in train.batches(settings, rng):
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * one_cycle(step / steps)
-            images = images.contiguous(memory_format=memory_format(network))
-            value = loss(images, network(images), labels, step / steps)
-            if not math.isfinite(value.item()):
-                raise StageError(
-                    f"training diverged in epoch {epoch + 1}: the loss is {value.item()}",
-                    mend="lower training.learning_rate",
-                )
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total += value.item()
-            step += 1
-            _update(average, network, min(settings.average, step / (step + 10)))
-            progress(f"epoch {epoch + 1} of {settings.epochs}", step, steps)
-        results.append(EpochResult(total / (step - first), accuracy(average, select)))
+        value = trainer.epoch(train, rng, epoch, progress)
+        results.append(EpochResult(value, trainer.select_top1(select)))
         if results[-1].select_top1 >= best:
-            best, best_weights = results[-1].select_top1, copy.deepcopy(average.state_dict())
+            best, best_weights = results[-1].select_top1, copy.deepcopy(trainer.average.state_dict())
     network.load_state_dict(best_weights)
+    trainer.whole.to("cpu")
     network.eval()
     return results
+
+
+class _Whole(nn.Module):
+    """Network and loss as one module, so that whatever averages gradients sees the parameters of both."""
+
+    def __init__(self, network: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+
+    def forward(self, images: Tensor, labels: Tensor, done: float) -> Tensor:
+        return self.loss(images, self.network(images), labels, done)
+
+
+class _Trainer:
+    """A network in training, its averaged twin and what moves them."""
+
+    def __init__(
+        self, network: nn.Module, loss: Loss, settings: FitSettings, steps: int, hardware: Hardware
+    ) -> None:
+        self.settings, self.steps, self.hardware = settings, steps, hardware
+        self.format = memory_format(network)
+        self.whole = _Whole(network, loss).to(hardware.device)
+        # All in one order, teacher too: gradients come in the order of what a loss compares.
+        self.whole.to(memory_format=self.format)  # type: ignore[call-overload]
+        self.shared = parallel.together(self.whole)
+        self.optimizer = _optimizer(self.whole, settings)
+        self.scaler = hardware.scaler()
+        self.average = copy.deepcopy(network).requires_grad_(False)
+        self.done = 0
+
+    def epoch(self, train: Examples, rng: np.random.Generator, epoch: int, progress: Progress) -> float:
+        """Train for one pass over the images; return the mean loss."""
+        self.whole.network.train()
+        total = 0.0
+        for images, labels, weight in train.batches(self.settings, rng):
+            value = self.step(images, labels, weight)
+            if not math.isfinite(value):
+                raise StageError(
+                    f"training diverged in epoch {epoch + 1}: the loss is {value}",
+                    mend="lower training.learning_rate",
+                )
+            total += value
+            if parallel.rank() == 0:
+                progress(f"epoch {epoch + 1} of {self.settings.epochs}", self.done, self.steps)
+        return parallel.mean(total / train.steps(self.settings), self.hardware.device)
+
+    def step(self, images: Tensor, labels: Tensor, weight: float) -> float:
+        """Learn from one batch; return its loss."""
+        done = self.done / self.steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * one_cycle(done)
+        # Cloned: images of one channel count as contiguous in every order, and the network follows theirs.
+        images = images.to(self.hardware.device).clone(memory_format=self.format)
+        with self.hardware.autocast():
+            value: Tensor = self.shared(images, labels.to(self.hardware.device), done) * weight
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.done += 1
+        _update(self.average, self.whole.network, min(self.settings.average, self.done / (self.done + 10)))
+        return value.item()
+
+    def select_top1(self, select: Examples) -> float:
+        """Accuracy of the averaged weights, told by rank 0."""
+        parallel.average_buffers(self.average)
+        mine = accuracy(self.average, select) if parallel.rank() == 0 else 0.0
+        return parallel.from_first(mine, self.hardware.device)
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:
@@ -193,17 +179,28 @@ def one_cycle(done: float) -> float:
 def accuracy(network: nn.Module, examples: Examples, batch: int = 512) -> float:
     """Top-1 on labelled images, in evaluation mode."""
     network.eval()
+    device = device_of(network)
     correct = 0
     with torch.inference_mode():
         for start in range(0, len(examples.labels), batch):
             images, labels = examples.tensors(np.arange(start, min(start + batch, len(examples.labels))))
-            correct += int((network(images).argmax(1) == labels).sum())
+            correct += int((network(images.to(device)).argmax(1).cpu() == labels).sum())
     return correct / len(examples.labels)
 
 
 def history(results: list[EpochResult]) -> list[dict[str, float]]:
     """Epoch results as JSON values."""
     return [asdict(result) for result in results]
+
+
+def _check_parts(train: Examples, settings: FitSettings) -> None:
+    batch = min(settings.batch_size, len(train.labels))
+    if batch < parallel.size():
+        raise StageError(
+            f"a batch of {batch} images cannot be shared by {parallel.size()} processes",
+            where="training.batch_size",
+            mend="use fewer processes or larger batches",
+        )
 
 
 def _optimizer(network: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:

@@ -141,7 +141,7 @@ class Run:
             "beside": {path.name: _stat_line(path) for path in stage.beside},
             "tools": tool_versions(stage.tools),
             "device": dict(stage.fingerprint),
-        }
+        } | ({"processes": stage.processes} if stage.processes > 1 else {})
 
     def _make(self, stage: Stage, key: str, parts: Mapping[str, Any], work: Path) -> Entry:
         self.listener.started(stage)
@@ -155,6 +155,7 @@ class Run:
             },
             "files": {name: str(path) for name, path in stage.files.items()},
             "settings": stage.settings,
+            "processes": stage.processes,
             "out": str(work / "out"),
             "debris": str(debris),
             "code_path": str(self.code_path) if self.code_path else None,

@@ -45,6 +45,8 @@ class Stage:
         fingerprint: of the device an engine is built or measured on.
         modules: modules the function reaches by a name in its settings; their code is part of the key too.
         environment: variables set before the child process starts; they change speed, never results.
+        processes: how many run the function side by side, for functions that share their work (pipeline.fit);
+            part of the key, as batch norm sees each one's part of a batch.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Stage:
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    processes: int = 1
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A crash, a hang or a memory leak costs that stage alone, memory goes back when it ends, and the parent never
 imports what the stage needs. The request comes as JSON on stdin; events go as JSON lines to the descriptor
-named in it: progress, then "done" or "error".
+named in it: progress, then "done" or "error". A stage of several processes becomes a launcher of as many
+workers, each with its rank, which leave their last words in a file instead.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import os
 import resource
 import signal
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
+from pipeline.launcher import launch
 from pipeline.stage import Context
 from pipeline.store import explained
 from targets.errors import EdgewrightError, StageError
@@ -33,32 +37,56 @@ def main() -> None:
     request = json.load(sys.stdin)
     _die_with(request["parent"])
     with os.fdopen(request["events"], "w", encoding="utf-8", buffering=1) as events:
-        try:
-            _run(request, events)
-        except EdgewrightError as error:
-            _send(events, error=_describe(error))
-        except MemoryError:
-            _send(events, error=_describe(OUT_OF_MEMORY))
-        except Exception as bug:  # the last line of defence: a bug becomes a message and a log, not a hang
-            traceback.print_exc()
-            _send(events, crash=f"{type(bug).__name__}: {bug}")
+        if "rank" in request:
+            _leave(request, _attempt(_run, request, events))
+        work = launch if request["processes"] > 1 else _run
+        _send(events, **_attempt(work, request, events))
 
 
-def _run(request: dict[str, Any], events: IO[str]) -> None:
+def _attempt(
+    work: Callable[[dict[str, Any], IO[str]], dict[str, Any]], request: dict[str, Any], events: IO[str]
+) -> dict[str, Any]:
+    """Do the work; its last word, whatever happens."""
+    try:
+        return work(request, events)
+    except EdgewrightError as error:
+        return {"error": _describe(error)}
+    except MemoryError:
+        return {"error": _describe(OUT_OF_MEMORY)}
+    except Exception as bug:  # the last line of defence: a bug becomes a message and a log, not a hang
+        traceback.print_exc()
+        return {"crash": f"{type(bug).__name__}: {bug}"}
+
+
+def _leave(request: dict[str, Any], word: dict[str, Any]) -> NoReturn:
+    """One of several: leave the last word and go, without waiting for threads that wait for the others."""
+    path = Path(request["folder"]) / f"word-{request['rank']}.json"
+    path.write_text(json.dumps(word | {"at": time.monotonic()}), encoding="utf-8")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if "done" in word else 1)
+
+
+def _run(request: dict[str, Any], events: IO[str]) -> dict[str, Any]:
+    if "rank" in request:
+        from pipeline.parallel import join
+
+        join(Path(request["folder"]) / "meeting", request["rank"], request["processes"])
     if request["code_path"]:
         sys.path.insert(0, request["code_path"])
     module, _, name = request["function"].partition(":")
+    silent = request.get("rank", 0) > 0
     context = Context(
         inputs={key: Path(value) for key, value in request["inputs"].items()},
         files={key: Path(value) for key, value in request["files"].items()},
         settings=request["settings"],
         out=Path(request["out"]),
         debris=Path(request["debris"]),
-        progress=lambda what, done, total: _send(events, progress=[what, done, total]),
+        progress=lambda what, done, total: None if silent else _send(events, progress=[what, done, total]),
     )
     with explained(context.out):
         getattr(importlib.import_module(module), name)(context)
-    _send(events, done=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return {"done": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def _describe(error: EdgewrightError) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Stages small enough to test the runner with. They run in child processes, found by their module's name."""
 
+import json
 import os
 import signal
 import sys
@@ -60,3 +61,38 @@ def fill_disk(context):
 def half_then_die(context):
     (context.out / "half.txt").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def meet(context):
+    """Every process tells its rank; rank 0 writes what all of them told."""
+    import torch
+    from torch import distributed
+
+    from pipeline import parallel
+
+    told = [torch.zeros(2, dtype=torch.int64) for _ in range(parallel.size())]
+    distributed.all_gather(told, torch.tensor([parallel.rank(), os.getpid()]))
+    context.progress("meeting", 1, 1)
+    (context.out / f"{parallel.rank()}.txt").write_text(json.dumps([one.tolist() for one in told]))
+
+
+def one_fails(context):
+    """Rank 1 fails as it is told while the others wait for it."""
+    from torch import distributed
+
+    from pipeline import parallel
+
+    if parallel.rank() == 1:
+        globals()[context.settings["how"]](context)
+    distributed.barrier()
+
+
+def meet_then_wait(context):
+    """Leave all processes' numbers outside the store, then take long."""
+    from torch import distributed
+
+    distributed.barrier()
+    with Path(context.settings["marks"]).open("a") as stream:
+        stream.write(f"{os.getpid()}\n")
+    distributed.barrier()
+    time.sleep(600)
