@@ -164,6 +164,9 @@ class StudentSection(Section):
         default=None, description="median time of one inference on `target`, at the precision that ships"
     )
     target: str | None = Field(default=None, description="latency_ms: name of a target; default the first")
+    allocation: Literal["uniform", "information"] = Field(
+        default="uniform", description="all groups to about the same share, or where least is lost for it"
+    )
     minimum_width: Count = Field(default=8, description="channels no layer goes below")
     importance: Criterion = Field(default="l1", description="criterion that says which channels stay")
     scoring_images: Count = Field(default=1024, description="training images criteria and repair look at")

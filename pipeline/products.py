@@ -115,6 +115,28 @@ def variants_of(settings: Settings, target: BuildTarget) -> list[Variant]:
     ]
 
 
+def timed_target(settings: Settings, targets: Sequence[BuildTarget]) -> BuildTarget:
+    """The target a latency budget is for.
+
+    Raises:
+        ConfigError: the build has no target of that name.
+    """
+    wanted = settings.student.target if settings.student else None
+    for target in targets:
+        if wanted in (None, target.name):
+            return target
+    raise ConfigError(
+        f"the build has no target {wanted!r}",
+        where="student.target",
+        mend=f"choose from: {', '.join(target.name for target in targets)}",
+    )
+
+
+def product_precision(settings: Settings, target: BuildTarget) -> str:
+    """The precision that ships on a target."""
+    return next(each.precision for each in variants_of(settings, target) if each.role == "product")
+
+
 def quantized(target: BuildTarget, network: str) -> str:
     """The stage that writes a network in a target's INT8 convention."""
     return f"quantize {network} {target.name}"

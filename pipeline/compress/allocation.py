@@ -1,17 +1,66 @@
-"""How many channels every group keeps for a budget."""
+"""How many channels every group keeps for a budget, and the plan that follows from it.
+
+Two allocations: "uniform" leaves every group about the same share of its width; "information" removes where
+the least is lost for what is saved.
+"""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.compress.cost import count_macs
+from pipeline.compress import cost
+from pipeline.compress.budget import Budget
+from pipeline.compress.discriminant import Removal
 from pipeline.compress.groups import Group
-from pipeline.compress.structure import Plan, cut
-from targets.errors import ConfigError
+from pipeline.compress.shapes import Shapes, find_shapes
+from pipeline.compress.structure import Plan, PlannedCost
+
+Allocation = Literal["uniform", "information"]
+Levels = Mapping[str, Sequence[int]]
+Losses = Mapping[str, NDArray[np.float64]]
+
+
+def make_plan(
+    shapes: Shapes,
+    removal: Mapping[str, Removal],
+    budget: Budget,
+    *,
+    allocation: Allocation,
+    alignment: int,
+    minimum: int,
+) -> Plan:
+    """Decide how many channels every group keeps, and which.
+
+    Args:
+        shapes: of the network to be cut.
+        removal: leader → the order its channels go in, and what is lost.
+        budget: what the cut network may cost.
+        allocation: how the budget is shared out.
+        alignment: widths are multiples of it where the layer is wide enough.
+        minimum: channels no group goes below.
+
+    Raises:
+        ConfigError: even the narrowest network costs more; the message says how much.
+    """
+    levels = width_levels(shapes.full, alignment, minimum)
+    widths = (
+        uniform(levels, budget)
+        if allocation == "uniform"
+        else by_information(
+            {leader: losses(removal[leader], steps) for leader, steps in levels.items()}, levels, budget
+        )
+    )
+    keep = {leader: removal[leader].keep(width) for leader, width in widths.items()}
+    lost = {leader: _share_lost(removal[leader], width) for leader, width in widths.items()}
+    return _plan(shapes, budget, keep, allocation).model_copy(update={"lost": lost})
 
 
 def plan_uniform(
@@ -24,10 +73,7 @@ def plan_uniform(
     alignment: int,
     minimum: int,
 ) -> Plan:
-    """Cut every group to about the same share of its width, as wide as the budget allows.
-
-    All groups start at their narrowest; again and again the one that has the least share of its width
-    gets one more step, until no step fits.
+    """Cut every group to about the same share of its width, as wide as a budget of operations allows.
 
     Args:
         network: the network to be cut; left as it is.
@@ -41,33 +87,159 @@ def plan_uniform(
     Raises:
         ConfigError: even the narrowest network costs more; the message says how much.
     """
-
-    def cost(widths: Mapping[str, int]) -> int:
-        keep = {leader: list(range(width)) for leader, width in widths.items()}
-        return count_macs(cut(copy.deepcopy(network), keep, input_shape), input_shape)
-
-    full = {group.leader: group.width for group in groups}
-    floor = -(-max(alignment, minimum) // alignment) * alignment
-    widths = {leader: min(width, floor) for leader, width in full.items()}
-    before, spent = count_macs(network, input_shape), cost(widths)
-    if spent > macs:
-        raise ConfigError(
-            f"no network this small exists: the smallest reachable costs {spent:,} multiply-accumulates, "
-            f"{spent / before:.1%} of the teacher's {before:,}",
-            where="student.macs",
-            mend=f"set student.macs to at least {spent / before:.4f}, or lower student.minimum_width",
-        )
-    growing = {leader for leader in full if widths[leader] < full[leader]}
-    while growing:
-        leader = min(sorted(growing), key=lambda name: widths[name] / full[name])
-        wider = widths | {leader: min(full[leader], widths[leader] + alignment)}
-        wider_cost = cost(wider)
-        if wider_cost <= macs:
-            widths, spent = wider, wider_cost
-        if wider_cost > macs or widths[leader] == full[leader]:
-            growing.remove(leader)
+    shapes = find_shapes(network, groups, input_shape)
+    whole = cost.macs(shapes, shapes.full)
+    budget = Budget("macs", macs, partial(cost.macs, shapes), share_of=float(whole))
+    widths = uniform(width_levels(shapes.full, alignment, minimum), budget)
     keep = {leader: _top(importance[leader], width) for leader, width in widths.items()}
-    return Plan(keep=keep, widths=full, macs_before=before, macs_after=spent)
+    return _plan(shapes, budget, keep, "uniform")
+
+
+def width_levels(full: Mapping[str, int], alignment: int, minimum: int) -> dict[str, list[int]]:
+    """Leader → the widths a group may have, rising: the narrowest, multiples of the alignment, all of it."""
+    floor = -(-max(alignment, minimum) // alignment) * alignment
+    return {leader: [*range(floor, width, alignment), width] for leader, width in full.items()}
+
+
+def losses(removal: Removal, levels: Sequence[int]) -> NDArray[np.float64]:
+    """What a group loses at each width, as −log of the share of the criterion that is left [levels].
+
+    Groups run one behind the other, so shares multiply and their logarithms add: the last that is left of a
+    group is worth more than the first that goes.
+    """
+    return -np.log1p(-np.minimum([_share_lost(removal, width) for width in levels], 1.0 - 1e-6))
+
+
+def uniform(levels: Levels, budget: Budget) -> dict[str, int]:
+    """Widths of about the same share in all groups, as wide as the budget allows.
+
+    All groups start at their narrowest; again and again the one that has the least share of its width gets
+    one more step, until no step fits.
+
+    Args:
+        levels: leader → widths it may have, rising.
+        budget: what all may cost together.
+
+    Raises:
+        ConfigError: even the narrowest costs more.
+    """
+    place = dict.fromkeys(levels, 0)
+    budget.check(*_extremes(levels, budget))
+    growing = {leader for leader in levels if len(levels[leader]) > 1}
+    while growing:
+        leader = min(sorted(growing), key=lambda name: levels[name][place[name]] / levels[name][-1])
+        place[leader] += 1
+        if budget.cost(_widths(levels, place)) > budget.limit:
+            place[leader] -= 1
+            growing.remove(leader)
+        elif place[leader] == len(levels[leader]) - 1:
+            growing.remove(leader)
+    return _widths(levels, place)
+
+
+def by_information(lost: Losses, levels: Levels, budget: Budget) -> dict[str, int]:
+    """Widths that lose little in all: greedy by loss for what is saved.
+
+    From full width on, the step of a group, over one level or several, that loses least for what it saves is
+    taken until the budget holds. What is then left of the budget goes to the steps back that regain most for
+    what they cost, as long as one fits.
+
+    Args:
+        lost: leader → what the group loses at each of its levels; 0 at the last.
+        levels: leader → widths it may have, rising.
+        budget: what all may cost together.
+
+    Raises:
+        ConfigError: even the narrowest costs more.
+    """
+    budget.check(*_extremes(levels, budget))
+    place = {leader: len(steps) - 1 for leader, steps in levels.items()}
+    while (spent := float(budget.cost(_widths(levels, place)))) > budget.limit:
+        down = _moves(lost, levels, place, budget, {leader: range(here) for leader, here in place.items()})
+        saved = spent - down.cost
+        ratio = np.where(saved > 0, down.loss / np.where(saved > 0, saved, 1.0), np.inf)
+        place |= [down.to[int(ratio.argmin())]]
+    while True:
+        up = _moves(
+            lost,
+            levels,
+            place,
+            budget,
+            {leader: range(here + 1, len(levels[leader])) for leader, here in place.items()},
+        )
+        fits = up.cost <= budget.limit
+        if not fits.any():
+            return _widths(levels, place)
+        ratio = np.where(fits, -up.loss / np.maximum(up.cost - spent, 1e-12), -np.inf)
+        best = int(ratio.argmax())
+        place |= [up.to[best]]
+        spent = float(up.cost[best])
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """Steps that one group or another could take.
+
+    Args:
+        to: group and the place among its levels it would go to.
+        cost: of the network after each [moves].
+        loss: by which each changes the loss [moves].
+    """
+
+    to: list[tuple[str, int]]
+    cost: NDArray[np.float64]
+    loss: NDArray[np.float64]
+
+
+def _moves(
+    lost: Losses,
+    levels: Levels,
+    place: Mapping[str, int],
+    budget: Budget,
+    targets: Mapping[str, Iterable[int]],
+) -> _Moves:
+    to = [(leader, target) for leader in place for target in targets[leader]]
+    widths = {leader: np.full(len(to), levels[leader][here]) for leader, here in place.items()}
+    for row, (leader, target) in enumerate(to):
+        widths[leader][row] = levels[leader][target]
+    loss = np.array([lost[leader][target] - lost[leader][place[leader]] for leader, target in to])
+    return _Moves(to, np.broadcast_to(np.asarray(budget.cost(widths), np.float64), len(to)), loss)
+
+
+def _widths(levels: Levels, place: Mapping[str, int]) -> dict[str, int]:
+    return {leader: levels[leader][here] for leader, here in place.items()}
+
+
+def _extremes(levels: Levels, budget: Budget) -> tuple[float, float]:
+    """Cost of the narrowest network and of the whole one."""
+    narrow = {leader: steps[0] for leader, steps in levels.items()}
+    whole = {leader: steps[-1] for leader, steps in levels.items()}
+    return float(budget.cost(narrow)), float(budget.cost(whole))
+
+
+def _share_lost(removal: Removal, width: int) -> float:
+    """Share of a group's criterion that is lost when `width` channels are left."""
+    removed = len(removal.order) - width
+    if removed == 0 or removal.total <= 0:
+        return 0.0
+    return min(max(removal.lost[removed - 1] / removal.total, 0.0), 1.0)
+
+
+def _plan(shapes: Shapes, budget: Budget, keep: dict[str, list[int]], allocation: Allocation) -> Plan:
+    widths = {leader: len(channels) for leader, channels in keep.items()}
+    return Plan(
+        keep=keep,
+        widths=dict(shapes.full),
+        macs_before=int(cost.macs(shapes, shapes.full)),
+        macs_after=int(cost.macs(shapes, widths)),
+        allocation=allocation,
+        cost=PlannedCost(
+            kind=budget.kind,
+            limit=budget.limit,
+            before=float(budget.cost(shapes.full)),
+            predicted=float(budget.cost(widths)),
+        ),
+    )
 
 
 def _top(scores: Tensor, count: int) -> list[int]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from pipeline.compress.allocation import plan_uniform
-from pipeline.compress.cost import count_macs
+from collections.abc import Mapping
+
+from pipeline.compress.allocation import make_plan
+from pipeline.compress.budget import Budget
+from pipeline.compress.cost import count_macs, count_parameters, macs, parameters, weight_bytes
 from pipeline.compress.evidence import Evidence
 from pipeline.compress.groups import find_groups
 from pipeline.compress.importance import rank
+from pipeline.compress.latency import LatencyTable
 from pipeline.compress.readers import find_readers
 from pipeline.compress.scores import GroupScores, Scores
+from pipeline.compress.shapes import Shapes, find_shapes
 from pipeline.stage import Context
 from pipeline.stages.loading import examples, fresh, give_head, input_shape, load_network, some
 from pipeline.task import Task
@@ -37,16 +42,31 @@ def decide(context: Context) -> None:
     settings = context.settings
     network = fresh(settings["model"]).eval()
     shape = input_shape(context.inputs["facts"])
-    whole = count_macs(network, shape)
+    whole = {"macs": count_macs(network, shape), "parameters": count_parameters(network)}
     give_head(network, context.inputs)
     scores = Scores.load(context.inputs["scores"])
-    plan = plan_uniform(
-        network,
-        shape,
-        {group.leader: group.removal().importance() for group in scores.groups},
-        find_groups(network, shape),
-        macs=int(settings["budget"]["limit"] * whole),
+    shapes = find_shapes(network, find_groups(network, shape), shape)
+    plan = make_plan(
+        shapes,
+        {group.leader: group.removal() for group in scores.groups},
+        _budget(context, shapes, whole),
+        allocation=settings["allocation"],
         alignment=settings["alignment"],
         minimum=settings["minimum"],
     )
     plan.save(context.out / "plan.json")
+
+
+def _budget(context: Context, shapes: Shapes, whole: Mapping[str, int]) -> Budget:
+    """The student's budget with what is held against it; shares are of the teacher with its own head."""
+    kind, limit, bits = (context.settings["budget"][name] for name in ("kind", "limit", "bits"))
+    setting = f"student.{kind}"
+    if kind == "latency_ms":
+        table = LatencyTable.load(context.inputs["costs"])
+        return Budget(kind, limit, lambda widths: table.milliseconds(shapes, widths), setting)
+    if kind == "bytes":
+        return Budget(kind, limit, lambda widths: weight_bytes(shapes, widths, bits), setting)
+    count = {"macs": macs, "parameters": parameters}[kind]
+    return Budget(
+        kind, int(limit * whole[kind]), lambda widths: count(shapes, widths), setting, float(whole[kind])
+    )

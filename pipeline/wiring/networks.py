@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from pipeline.config import StudentSection
-from pipeline.products import students_of
+from pipeline.products import product_precision, students_of, timed_target
 from pipeline.stage import Ref, Stage
 from pipeline.wiring.request import ONNX_TOOLS, TORCH_TOOLS, Request, data, modules, torch_inputs
 
@@ -16,6 +17,7 @@ KEEP_BUFFERS = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
     "glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=1000000000"
 }
+BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8}
 TEACHER = {"teacher": Ref("teacher", "weights.safetensors"), "task": Ref("task", "task.json")}
 
 
@@ -26,6 +28,8 @@ def network_stages(request: Request) -> Iterator[Stage]:
     if section is None:
         return
     yield _scores(request, section)
+    if section.budget[0] == "latency_ms":
+        yield _costs(request, section)
     for name, (kind, limit) in students_of(request.settings).items():
         yield _structure(request, section, name, kind, limit)
         yield _student(request, section, name)
@@ -86,18 +90,52 @@ def _scores(request: Request, section: StudentSection) -> Stage:
     )
 
 
+def _costs(request: Request, section: StudentSection) -> Stage:
+    """What layers and networks take on the target a latency budget is for; independent of all weights."""
+    target = timed_target(request.settings, request.targets)
+    runtime = request.runtime(target)
+    return request.torch_stage(
+        "costs",
+        "pipeline.stages.costs:measure",
+        inputs={"task": TEACHER["task"]} | data("facts", "calibrate", "preprocess"),
+        settings=_widths(request, section)
+        | {
+            "toolchain": target.toolchain,
+            "device": target.device.name,
+            "precision": product_precision(request.settings, target),
+            "threads": target.section.threads,
+            "raw": target.section.raw,
+            "convention": target.capability.quantization and target.capability.quantization.model_dump(),
+        },
+        tools=(*runtime["tools"], *ONNX_TOOLS, "onnxsim", "torch-pruning"),
+        fingerprint=runtime["fingerprint"],
+    )
+
+
 def _structure(request: Request, section: StudentSection, name: str, kind: str, limit: float) -> Stage:
+    inputs = {"task": TEACHER["task"], "scores": Ref("scores", "scores.json")} | data("facts")
+    if kind == "latency_ms":
+        inputs["costs"] = Ref("costs", "costs.json")
+    precision = product_precision(request.settings, timed_target(request.settings, request.targets))
     return request.torch_stage(
         f"structure {name}",
         "pipeline.stages.structure:decide",
-        inputs={"task": TEACHER["task"], "scores": Ref("scores", "scores.json")} | data("facts"),
-        settings={
-            "budget": {"kind": kind, "limit": limit},
-            "alignment": math.lcm(*(target.capability.channel_alignment for target in request.targets)),
-            "minimum": section.minimum_width,
+        inputs=inputs,
+        settings=_widths(request, section)
+        | {
+            "budget": {"kind": kind, "limit": limit, "bits": BITS[precision]},
+            "allocation": section.allocation,
         },
         tools=("torch-pruning",),
     )
+
+
+def _widths(request: Request, section: StudentSection) -> dict[str, Any]:
+    """The widths groups may have."""
+    return {
+        "alignment": math.lcm(*(target.capability.channel_alignment for target in request.targets)),
+        "minimum": section.minimum_width,
+    }
 
 
 def _student(request: Request, section: StudentSection, name: str) -> Stage:

@@ -1,0 +1,115 @@
+"""costs: what a network's layers, and networks as a whole, take on the target a latency budget is for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from calibration.qdq import quantize
+from calibration.ranges import collect
+from pipeline.compress.allocation import width_levels
+from pipeline.compress.groups import find_groups
+from pipeline.compress.latency import Anchor
+from pipeline.compress.layer_timing import LayerTarget, measure_table
+from pipeline.compress.shapes import find_shapes
+from pipeline.compress.structure import cut
+from pipeline.export import export
+from pipeline.simplify import simplify
+from pipeline.stage import Context
+from pipeline.stages.data import evenly, read_preprocess, read_split
+from pipeline.stages.loading import fresh, give_head, input_shape
+from targets.capability import QuantizationConvention
+from targets.measure import MeasureSettings, compare
+from targets.toolchain import EngineOptions, Runner, load_toolchain
+
+IMAGES = 32
+INPUT = "input"
+# As whole engines are timed in the end, but for less long: what is wanted is a line through three points.
+SETTINGS = MeasureSettings(warmup_min_s=0.3, min_samples=200, min_s=1.0, max_s=20.0)
+
+
+def measure(context: Context) -> None:
+    """Time layers at some widths, and whole networks at three. Artefact: costs.json.
+
+    Weights do not matter to time, so none are taken: the table is as good after the teacher learnt again.
+    """
+    settings = context.settings
+    shape = input_shape(context.inputs["facts"])
+    network = fresh(settings["model"]).eval()
+    give_head(network, context.inputs)
+    groups = find_groups(network, shape)
+    shapes = find_shapes(network, groups, shape)
+    levels = width_levels(shapes.full, settings["alignment"], settings["minimum"])
+    narrowest = {leader: steps[0] for leader, steps in levels.items()}
+    target = _target(settings)
+    table = measure_table(shapes, narrowest, target, settings["alignment"], context.progress)
+    chosen = [
+        {leader: steps[place * (len(steps) - 1) // 2] for leader, steps in levels.items()}
+        for place in range(3)
+    ]
+    images = evenly(read_split(context.inputs["calibrate"])[0], IMAGES)
+    inputs = read_preprocess(context.inputs["preprocess"])(images)
+    context.progress("timing whole networks", 0, 1)
+    with TemporaryDirectory() as folder:
+        runners = {
+            str(number): _runner(
+                _cut(network, widths, shape), shape, target, inputs, Path(folder, str(number))
+            )
+            for number, widths in enumerate(chosen)
+        }
+        fed = [{INPUT: image[None]} for image in inputs]
+        timings = compare(runners, dict.fromkeys(runners, fed), SETTINGS)
+        for runner in runners.values():
+            runner.close()
+    anchors = [
+        Anchor(widths=widths, measured_ms=timings[str(number)].median_ms)
+        for number, widths in enumerate(chosen)
+    ]
+    table.corrected(shapes, anchors).save(context.out / "costs.json")
+
+
+def _target(settings: Mapping[str, Any]) -> LayerTarget:
+    return LayerTarget(
+        toolchain=load_toolchain(settings["toolchain"]),
+        device=settings["device"],
+        options=EngineOptions(settings["precision"], settings["threads"], settings["raw"]),
+        convention=settings["convention"] and QuantizationConvention(**settings["convention"]),
+    )
+
+
+def _cut(network: nn.Module, widths: Mapping[str, int], shape: tuple[int, int, int, int]) -> nn.Module:
+    keep = {leader: list(range(width)) for leader, width in widths.items()}
+    return cut(copy.deepcopy(network), keep, shape)
+
+
+def _runner(
+    network: nn.Module,
+    shape: tuple[int, int, int, int],
+    target: LayerTarget,
+    images: NDArray[np.float32],
+    folder: Path,
+) -> Runner:
+    """A network built for the target the way a build does it."""
+    folder.mkdir()
+    raw, simple, ready = (folder / f"{name}.onnx" for name in ("raw", "simple", "int8"))
+    export(network, shape, raw, exporter="legacy", opset=17, dynamic_batch=False)
+    simplify(raw, simple)
+    if target.options.precision == "int8":
+        assert target.convention is not None
+        quantize(simple, collect(simple, _batches(images)), target.convention, ready)
+    engine = folder / "engine"
+    engine.mkdir()
+    model = ready if target.options.precision == "int8" else simple
+    return target.toolchain.open(target.toolchain.compile(model, target.device, target.options, engine))
+
+
+def _batches(images: NDArray[np.float32]) -> Iterator[dict[str, NDArray[Any]]]:
+    for image in images:
+        yield {INPUT: image[None]}
