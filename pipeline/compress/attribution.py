@@ -26,39 +26,6 @@ def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits, labels, reduction="none")
 
 
-def random_contrast(generator: torch.Generator) -> Objective:
-    """A random contrast between the classes for every image: Σ_k v_k·z_k, v normal and made to sum to zero.
-
-    Over many images the second moments of its gradient are those of all logits, for one backward pass instead
-    of one a class; the contrast drops what all logits share, which no decision sees.
-    """
-
-    def objective(logits: Tensor, labels: Tensor) -> Tensor:
-        del labels
-        drawn = torch.randn(logits.shape, generator=generator).to(logits)
-        return (logits * (drawn - drawn.mean(1, keepdim=True))).sum(1)
-
-    return objective
-
-
-def sampled_loss(generator: torch.Generator, temperature: float) -> Objective:
-    """Cross-entropy against a label drawn from the network's own softened probabilities, for every image.
-
-    The second moments of its gradient are the Fisher information of the network's outputs: what moves
-    decisions, those that are close most of all. A temperature above 1 keeps images that are certain from
-    counting for nothing.
-    """
-
-    def objective(logits: Tensor, labels: Tensor) -> Tensor:
-        del labels
-        soft = logits / temperature
-        chances = functional.softmax(soft.detach(), dim=1).cpu()
-        drawn = torch.multinomial(chances, 1, generator=generator).squeeze(1).to(soft.device)
-        return functional.cross_entropy(soft, drawn, reduction="none")
-
-    return objective
-
-
 def attributions(
     network: nn.Module, readers: Mapping[str, Sequence[Reader]], batches: Batches, objective: Objective
 ) -> Iterator[dict[str, Tensor]]:

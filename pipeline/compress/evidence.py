@@ -21,10 +21,9 @@ class Evidence:
         network: with the task's head; left as it is.
         groups: of `find_groups`.
         readers: of `find_readers`.
-        batches: (images, labels) of the training split; walked through once or twice.
+        batches: (images, labels) of the training split; walked through up to three times.
         classes: outputs of the network.
         seed: of whatever is drawn.
-        most_positions: of a layer's output that reconstruction looks at in every image.
     """
 
     network: nn.Module
@@ -33,7 +32,6 @@ class Evidence:
     batches: Batches
     classes: int
     seed: int = 0
-    most_positions: int = 16
 
 
 Criterion = Callable[[Evidence], dict[str, Removal]]

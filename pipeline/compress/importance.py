@@ -16,8 +16,8 @@ from pipeline.compress.discriminant import Removal, System, mask_gradient, remov
 from pipeline.compress.evidence import Criterion, Evidence
 from pipeline.compress.groups import Group
 from pipeline.compress.readers import Reader
-from pipeline.compress.reconstruction import discriminant_reconstruction, joint, reconstruction, response
-from pipeline.compress.scatter import Batches, Scatter, blocks, collect, one_hot, with_logits
+from pipeline.compress.reconstruction import discriminant_reconstruction, reconstruction
+from pipeline.compress.scatter import Batches, Scatter, blocks, collect, one_hot
 from targets.errors import ConfigError
 
 
@@ -93,12 +93,11 @@ def di_mask_gradient(evidence: Evidence) -> dict[str, Removal]:
 
 def di_greedy(evidence: Evidence) -> dict[str, Removal]:
     """Exact greedy removal by DI of the pooled features about the classes."""
-    return _by_information(evidence, collect(*_what(evidence), one_hot(evidence.classes)))
-
-
-def di_logits(evidence: Evidence) -> dict[str, Removal]:
-    """Exact greedy removal by DI about the classes and the network's own logits."""
-    return _by_information(evidence, collect(*_what(evidence), with_logits(evidence.classes)))
+    found = collect(*_what(evidence), one_hot(evidence.classes))
+    return {
+        leader: removal_order([System(one.xx, one.balanced().xy, blocks(evidence.readers[leader]))])
+        for leader, one in found.items()
+    }
 
 
 def taylor(evidence: Evidence) -> dict[str, Removal]:
@@ -121,11 +120,8 @@ CRITERIA: dict[str, Criterion] = {
     "fisher-ratio": fisher_ratio,
     "di-mask-gradient": di_mask_gradient,
     "di-greedy": di_greedy,
-    "di-logits": di_logits,
     "reconstruction": reconstruction,
     "discriminant-reconstruction": discriminant_reconstruction,
-    "response": response,
-    "joint": joint,
 }
 
 
@@ -155,13 +151,6 @@ def _scored(scores: Mapping[str, Tensor]) -> dict[str, Removal]:
 def _by_features(evidence: Evidence, score: Callable[[Scatter, Tensor], Tensor]) -> dict[str, Removal]:
     found = collect(*_what(evidence), one_hot(evidence.classes))
     return _scored({leader: score(one, blocks(evidence.readers[leader])) for leader, one in found.items()})
-
-
-def _by_information(evidence: Evidence, found: Mapping[str, Scatter]) -> dict[str, Removal]:
-    return {
-        leader: removal_order([System(one.xx, one.balanced().xy, blocks(evidence.readers[leader]))])
-        for leader, one in found.items()
-    }
 
 
 def _by_attribution(evidence: Evidence, per_batch: Callable[[Tensor], Tensor]) -> dict[str, Removal]:

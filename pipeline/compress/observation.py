@@ -1,10 +1,9 @@
-"""What layers take, give, and what their outputs mean for an objective, batch by batch."""
+"""What layers take and give, and what their outputs mean for an objective, batch by batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,68 +11,66 @@ from torch import Tensor, nn
 from pipeline.compress.attribution import Objective
 from pipeline.compress.scatter import Batches
 
+# (layer, its input, its output) → what takes the place of the output, or nothing
+Look = Callable[[str, Tensor, Tensor], Tensor | None]
 
-@dataclass(frozen=True)
-class Observed:
-    """One layer in one batch.
+
+@torch.no_grad()
+def observe(network: nn.Module, layers: Sequence[str], batches: Batches, look: Look) -> None:
+    """Run a network over images and show each layer's input and output while it runs.
+
+    Nothing is kept, and what layers behind change in place has not been changed yet.
 
     Args:
-        x: its input.
-        y: its output.
-        gradient: of the objective by the output, shaped as it; none without an objective.
+        network: evaluated.
+        layers: their names.
+        batches: (images, …).
+        look: called once a layer and batch.
     """
+    network.eval()
+    with _watching(network, layers, look):
+        for images, _ in batches:
+            network(images)
 
-    x: Tensor
-    y: Tensor
-    gradient: Tensor | None
 
-
-def observe(
-    network: nn.Module, layers: Sequence[str], batches: Batches, objective: Objective | None = None
-) -> Iterator[dict[str, Observed]]:
-    """Run a network over images and hand out what its layers did.
+def output_gradients(
+    network: nn.Module, layers: Sequence[str], batches: Batches, objective: Objective
+) -> Iterator[dict[str, Tensor]]:
+    """Batch by batch, layer → the gradient by its output of the sum of an objective over the images.
 
     Args:
         network: evaluated; its parameters get no gradients.
         layers: their names.
         batches: (images, labels).
-        objective: of every image; without it there is no backward pass.
+        objective: of every image.
     """
+    outputs: dict[str, Tensor] = {}
+
+    def probe(name: str, x: Tensor, y: Tensor) -> Tensor:
+        del x
+        # A tensor of its own, so that layers working in place leave the one that is asked about as it was.
+        outputs[name] = y if y.requires_grad else y.requires_grad_()
+        return y.clone()
+
     network.eval()
-    with _outputs(network, layers, track=objective is not None) as seen:
+    with _watching(network, layers, probe):
         for images, labels in batches:
-            gradients: Sequence[Tensor | None] = [None] * len(layers)
-            with torch.set_grad_enabled(objective is not None):
-                logits = network(images)
-                if objective is not None:
-                    ends = [seen[name][1] for name in layers]
-                    gradients = torch.autograd.grad(objective(logits, labels).sum(), ends)
-            yield {
-                name: Observed(seen[name][0], seen[name][1].detach(), gradient)
-                for name, gradient in zip(layers, gradients, strict=True)
-            }
+            with torch.enable_grad():
+                value = objective(network(images), labels).sum()
+                found = torch.autograd.grad(value, [outputs[name] for name in layers])
+            yield dict(zip(layers, found, strict=True))
 
 
 @contextmanager
-def _outputs(
-    network: nn.Module, layers: Sequence[str], track: bool
-) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-
+def _watching(network: nn.Module, layers: Sequence[str], look: Look) -> Iterator[None]:
     def hook(name: str) -> torch.utils.hooks.RemovableHandle:
-        def keep(layer: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> Tensor:
-            del layer
-            probe = result.clone() if track else result
-            if track and not probe.requires_grad:
-                probe.requires_grad_()
-            seen[name] = given[0].detach(), probe
-            return probe
-
-        return network.get_submodule(name).register_forward_hook(keep)
+        return network.get_submodule(name).register_forward_hook(
+            lambda _, given, result: look(name, given[0], result)
+        )
 
     handles = [hook(name) for name in layers]
     try:
-        yield seen
+        yield
     finally:
         for handle in handles:
             handle.remove()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.compress.groups import find_groups
 from pipeline.compress.readers import find_readers
-from pipeline.compress.scatter import Scatter, blocks, collect, one_hot, pooled, with_logits
+from pipeline.compress.scatter import Scatter, blocks, collect, one_hot, pooled
 
 seeds = st.integers(0, 2**31)
 
@@ -52,28 +52,6 @@ def test_one_pass_is_the_textbook_formula(seed: int, count: int) -> None:
     centred = x - x.mean(0)
     torch.testing.assert_close(found.xx, centred.T @ centred)
     torch.testing.assert_close(found.xy, centred.T @ (y - y.mean(0)), rtol=1e-6, atol=1e-6)
-
-
-@settings(deadline=None, max_examples=20)
-@given(seeds, st.integers(3, 30))
-def test_weight_two_is_seeing_a_sample_twice(seed: int, count: int) -> None:
-    x, y = samples(seed, count)
-    weights = torch.ones(count)
-    weights[::2] = 2.0
-    weights[1] = 0.0
-    repeats = weights.long()
-    same(
-        Scatter.of(x, y, weights),
-        Scatter.of(x.repeat_interleave(repeats, 0), y.repeat_interleave(repeats, 0)),
-        1e-8,
-    )
-
-
-def test_samples_without_weight_change_nothing() -> None:
-    x, y = samples(0, 10)
-    found = Scatter.of(x, y)
-    found.add(x, y, torch.zeros(10))
-    same(found, Scatter.of(x, y))
 
 
 def test_class_statistics() -> None:
@@ -132,10 +110,3 @@ def test_depthwise_convolutions_do_not_count_as_readers() -> None:
     network = build("depthwise")
     readers = find_readers(network, find_groups(network, SHAPE), SHAPE)
     assert [reader.layer for reader in readers["up"]] == ["down"]
-
-
-def test_logits_beside_labels_vary_as_much() -> None:
-    logits, labels = torch.randn(50, 3) * 7, torch.arange(50) % 3
-    targets = with_logits(3)(logits, labels)
-    spread = targets.var(0, unbiased=False)
-    torch.testing.assert_close(spread[:3].sum(), spread[3:].sum())
