@@ -67,7 +67,8 @@ def distill_student(context: Context) -> None:
         settings["seed"],
         context.progress,
     )
-    _keep(context, student, origin="slimmed from the teacher, distilled", results=results, task=task)
+    done = "distilled" if results else "repaired, not trained"
+    _keep(context, student, origin=f"slimmed from the teacher, {done}", results=results, task=task)
 
 
 def export_network(context: Context) -> None:
@@ -114,11 +115,12 @@ def _keep(
     context: Context, network: nn.Module, *, origin: str, results: list[EpochResult], task: Task | None = None
 ) -> None:
     save_weights(network, context.out / "weights.safetensors")
+    select = accuracy(network, examples(context, "select", task)) if "select" in context.inputs else None
     facts = {
         "origin": f"{context.settings['model']['factory']}, {origin}",
         "macs": count_macs(network, input_shape(context.inputs["facts"])),
         "parameters": count_parameters(network),
-        "select_top1": accuracy(network, examples(context, "select", task)),
+        "select_top1": select,
         "history": history(results),
     }
     (context.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

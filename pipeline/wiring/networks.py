@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pipeline.config import StudentSection
 from pipeline.products import students_of
 from pipeline.stage import Ref, Stage
-from pipeline.wiring.request import ONNX_TOOLS, TORCH_TOOLS, Request, data, modules, torch_inputs
+from pipeline.wiring.labels import labels_stage
+from pipeline.wiring.request import ONNX_TOOLS, TORCH_TOOLS, Request, modules, torch_inputs
 
 # Training frees and maps the same large buffers again and again; keeping them makes it 1.1 to 1.5 times as
 # fast on glibc (docs/training.md has the figures). Results do not change.
@@ -22,6 +23,8 @@ TEACHER = {"teacher": Ref("teacher", "weights.safetensors"), "task": Ref("task",
 def network_stages(request: Request) -> Iterator[Stage]:
     """The teacher and its students, as weights."""
     yield _teacher(request)
+    if not request.settings.data.labelled:
+        yield labels_stage(request)
     section = request.settings.student
     if section is None:
         return
@@ -54,10 +57,12 @@ def export_stages(request: Request, network: str) -> Iterator[Stage]:
 def _teacher(request: Request) -> Stage:
     section = request.settings.model
     if section.checkpoint:
+        # Its accuracy on the select split is for the log; without labels there is none.
+        select = request.data("select") if request.settings.data.labelled else {}
         return request.torch_stage(
             "teacher",
             "pipeline.stages.networks:take_teacher",
-            inputs=data("select", "preprocess", "facts"),
+            inputs=select | request.data("preprocess", "facts"),
             files={"checkpoint": request.path(section.checkpoint)},
             settings={"checkpoint": section.checkpoint},
             tools=("safetensors",),
@@ -65,7 +70,7 @@ def _teacher(request: Request) -> Stage:
     return request.torch_stage(
         "teacher",
         "pipeline.stages.networks:train_teacher",
-        inputs=data("train", "select", "preprocess", "facts"),
+        inputs=request.data("train", "select", "preprocess", "facts"),
         settings={"training": section.training.model_dump(), "seed": request.settings.project.seed},
         environment=KEEP_BUFFERS,
     )
@@ -76,7 +81,7 @@ def _scores(request: Request, section: StudentSection) -> Stage:
     return request.torch_stage(
         "scores",
         "pipeline.stages.structure:score",
-        inputs=TEACHER | data("train", "preprocess", "facts"),
+        inputs=TEACHER | request.data("train", "preprocess", "facts"),
         settings={
             "importance": section.importance,
             "images": section.scoring_images,
@@ -90,7 +95,7 @@ def _structure(request: Request, section: StudentSection, name: str, kind: str, 
     return request.torch_stage(
         f"structure {name}",
         "pipeline.stages.structure:decide",
-        inputs={"task": TEACHER["task"], "scores": Ref("scores", "scores.json")} | data("facts"),
+        inputs={"task": TEACHER["task"], "scores": Ref("scores", "scores.json")} | request.data("facts"),
         settings={
             "budget": {"kind": kind, "limit": limit},
             "alignment": math.lcm(*(target.capability.channel_alignment for target in request.targets)),
@@ -106,7 +111,7 @@ def _student(request: Request, section: StudentSection, name: str) -> Stage:
         "pipeline.stages.networks:distill_student",
         inputs=TEACHER
         | {"plan": Ref(f"structure {name}", "plan.json")}
-        | data("train", "select", "preprocess", "facts"),
+        | request.data("train", "select", "preprocess", "facts"),
         settings={
             "training": section.training.model_dump(),
             "temperature": section.temperature,
