@@ -71,6 +71,9 @@ macs = 0.5
 scoring_images = 128
 [student.training]
 epochs = 0
+[export]
+exporter = "legacy"
+opset = 17
 """
 TORCH = f"""
 factory = "pipeline.zoo:resnet"
