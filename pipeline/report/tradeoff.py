@@ -1,4 +1,4 @@
-"""The plot of accuracy, or of agreement, against latency, with a label at every point."""
+"""The plot of accuracy against latency, with a label at every point."""
 
 from __future__ import annotations
 

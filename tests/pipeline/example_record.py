@@ -87,10 +87,7 @@ def onnx_start() -> dict[str, Any]:
     only = result("any-onnxruntime", *variant, 40)
     only["latency"]["p90_ms"] = only["latency"]["p99_ms"] = None
     model = {**whole["networks"][1], "name": "model", "origin": "sorter.onnx", "widths": []}
-    whole["targets"][0] |= {
-        "products": ["model fp32"],
-        "headlines": ["any-onnxruntime: 0.62 ms, accuracy 98.9 %"],
-    }
+    whole["targets"][0] |= {"products": ["model fp32"], "headlines": ["any-onnxruntime: 0.62 ms, accuracy 98.9 %"]}
     start = {**whole["project"], "settings": {"model": {"onnx": "sorter.onnx"}}}
     return {
         **whole,
