@@ -1,10 +1,11 @@
 """From build.toml to an ordered list of stages.
 
-    data → task → teacher → scores → structure → student → export → simplify → quantize → compile
-                                                              ▪          ▪          ▪         ▪
+    data → task → teacher → (labels) → scores → structure → student → export → simplify → quantize → compile
+                                                                         ▪          ▪          ▪         ▪
                                                                      → measure, evaluate → report
 
-A ▪ is a gate. Only `evaluate` is given the test split. `wiring` says of every part what it takes from where.
+A ▪ is a gate. Only `evaluate` is given the test split, and `labels`, which is there where the data has none.
+`wiring` says of every part what it takes from where.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pipeline.products import networks_of
 from pipeline.stage import Stage
 from pipeline.wiring.data import data_stages
 from pipeline.wiring.engines import observe_stages, simplify_stages, take_onnx, target_stages
+from pipeline.wiring.labels import labels_stage
 from pipeline.wiring.networks import export_stages, network_stages
 from pipeline.wiring.request import Request
 
@@ -32,6 +34,8 @@ def _stages(request: Request) -> Iterator[Stage]:
     yield from data_stages(request)
     if request.settings.model.onnx:
         yield take_onnx(request, request.settings.model.onnx)
+        if not request.settings.data.labelled:
+            yield labels_stage(request)
     else:
         yield from network_stages(request)
     for network in networks_of(request.settings):

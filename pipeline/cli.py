@@ -209,11 +209,11 @@ def evaluate(engine: Path, build_file: Path, split: str, allow_code: bool, as_js
     """
     from pipeline.verbs.console import listening
     from pipeline.verbs.standalone import evaluate_engine
-    from pipeline.verbs.summary import accuracy_text
+    from pipeline.verbs.summary import evaluation_document, evaluation_text
 
     with listening() as listener:
-        accuracy = evaluate_engine(engine, build_file, split, allow_code, listener)
-    click.echo(accuracy.model_dump_json(indent=1) if as_json else accuracy_text(accuracy))
+        found = evaluate_engine(engine, build_file, split, allow_code, listener)
+    click.echo(json.dumps(evaluation_document(found), indent=1) if as_json else evaluation_text(found))
 
 
 @main.command()

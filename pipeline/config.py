@@ -26,6 +26,12 @@ def _as_list(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
+def _refuse_repeated(classes: list[str]) -> None:
+    repeated = sorted({name for name in classes if classes.count(name) > 1})
+    if repeated:
+        raise ValueError(f"classes named twice: {', '.join(repeated)}")
+
+
 Shares = Annotated[
     list[Share], Field(min_length=1), BeforeValidator(_as_list, json_schema_input_type=Share | list[Share])
 ]
@@ -81,6 +87,8 @@ class DataSection(Section):
     kind: Literal["fashion-mnist", "images", "npz", "python"]
     path: str | None = Field(default=None, description="folder of images, or .npz file")
     factory: str | None = Field(default=None, description='kind "python": "module:function"')
+    labelled: bool = Field(default=True, description="false: images alone; the network says what they show")
+    classes: list[str] = Field(default=[], description="labelled = false: the network's outputs, in order")
     download: bool = Field(default=False, description="fashion-mnist may be fetched over HTTPS")
     resize: tuple[Count, Count] | None = Field(default=None, description="height, width for image folders")
     select: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.1, description="share for choosing")
@@ -105,6 +113,24 @@ class DataSection(Section):
             raise ValueError("select + calibrate + test must leave something for training")
         return self
 
+    @model_validator(mode="after")
+    def _labels(self) -> DataSection:
+        if self.labelled and self.classes:
+            raise ValueError(
+                "labelled data brings its own classes: remove data.classes, or set labelled = false; "
+                "task.classes chooses among those there are"
+            )
+        if self.labelled:
+            return self
+        if self.kind == "fashion-mnist":
+            raise ValueError('kind "fashion-mnist" has labels: remove labelled = false')
+        if len(self.classes) < 2:
+            raise ValueError(
+                "labelled = false needs classes = [...], what the network's outputs mean, in their order"
+            )
+        _refuse_repeated(self.classes)
+        return self
+
 
 class TaskSection(Section):
     """What the network has to tell apart."""
@@ -114,9 +140,7 @@ class TaskSection(Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> TaskSection:
-        repeated = sorted({name for name in self.classes if self.classes.count(name) > 1})
-        if repeated:
-            raise ValueError(f"classes named twice: {', '.join(repeated)}")
+        _refuse_repeated(self.classes)
         if len(self.classes) + self.other == 1:
             raise ValueError("one output cannot tell anything apart: name more classes, or set other = true")
         return self
@@ -132,6 +156,13 @@ class TrainingSection(Section):
     flip: bool = Field(default=False, description="mirror half of the images")
     shift: Annotated[int, Field(ge=0)] = Field(default=0, description="move images by up to so many pixels")
     average: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.99, description="decay of the EMA weights")
+    processes: Count = Field(default=1, description="that share every batch; with GPUs one each")
+
+
+class StudentTrainingSection(TrainingSection):
+    """How a student is trained against its teacher."""
+
+    epochs: Annotated[int, Field(ge=0, description="0: cut and repaired, not trained")] = 5
 
 
 class ModelSection(Section):
@@ -167,14 +198,23 @@ class StudentSection(Section):
     allocation: Literal["uniform", "information"] = Field(
         default="uniform", description="all groups to about the same share, or where least is lost for it"
     )
+    alignment: Count | None = Field(
+        default=None, description="widths are multiples of it; by default what suits all targets"
+    )
     minimum_width: Count = Field(default=8, description="channels no layer goes below")
     importance: Criterion = Field(default="l1", description="criterion that says which channels stay")
     scoring_images: Count = Field(default=1024, description="training images criteria and repair look at")
     repair: bool = Field(default=True, description="refit the cut network in closed form before training")
-    training: TrainingSection = TrainingSection(epochs=5)
+    training: StudentTrainingSection = StudentTrainingSection()
     temperature: Annotated[float, Field(gt=0)] = Field(default=4.0, description="of the soft targets")
     distillation: Annotated[float, Field(ge=0)] = Field(
         default=1.0, description="weight of the soft targets at the start; annealed to 0"
+    )
+    all_classes: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="weight of soft targets of all the teacher's classes, by a head of their own"
+    )
+    hints: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="weight of the differences of feature maps at the ends of stages"
     )
 
     @model_validator(mode="after")
@@ -187,6 +227,15 @@ class StudentSection(Section):
             raise ValueError(f"{kind} names a budget twice")
         if self.target and kind != "latency_ms":
             raise ValueError("target goes with latency_ms: remove it, or set latency_ms")
+        return self
+
+    @model_validator(mode="after")
+    def _of_use(self) -> StudentSection:
+        if self.training.epochs == 0 and not self.repair:
+            raise ValueError(
+                "training.epochs = 0 without repair ships a network that was cut and never mended: "
+                "set repair = true, or train it"
+            )
         return self
 
     @property
@@ -280,6 +329,11 @@ class Settings(Section):
     def _together(self) -> Settings:
         if self.model.onnx and self.student:
             raise ValueError("student needs a torch model: remove [student], or give model.factory")
+        if not (self.data.labelled or self.model.checkpoint or self.model.onnx):
+            raise ValueError(
+                "images without labels cannot train the network they are labelled by: "
+                "give model.checkpoint or model.onnx, or data with labels"
+            )
         return self
 
 

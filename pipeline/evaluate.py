@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.onnxmodel.batches import CHUNK, batch_size, batches
+from pipeline.onnxmodel.batches import CHUNK, Infer, batch_size, batches
 from pipeline.record import Accuracy, ClassScore
 from targets.errors import DataError, ModelError
 from targets.preprocess import Preprocess
@@ -31,13 +31,20 @@ def classifier(runner: Runner, chunk: int = CHUNK) -> tuple[Classify, int]:
     Raises:
         ModelError: the engine has more inputs, or no output or more than one of rank 2.
     """
-    image = _only(runner.inputs, "inputs")
-    scores = _only([spec for spec in runner.outputs if len(spec.shape) == 2], "outputs [images, classes]")
+    return as_classifier(runner.infer, runner.inputs, runner.outputs, chunk)
+
+
+def as_classifier(
+    infer: Infer, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], chunk: int = CHUNK
+) -> tuple[Classify, int]:
+    """The same of anything that takes and gives named tensors; results and errors as of `classifier`."""
+    image = _only(inputs, "inputs")
+    scores = _only([spec for spec in outputs if len(spec.shape) == 2], "outputs [images, classes]")
 
     def classify(batch: NDArray[np.float32]) -> NDArray[np.generic]:
-        return runner.infer({image.name: batch})[scores.name]
+        return infer({image.name: batch})[scores.name]
 
-    return classify, batch_size(runner.inputs, chunk)
+    return classify, batch_size(inputs, chunk)
 
 
 def predict(

@@ -126,7 +126,7 @@ def find_head(network: nn.Module, classes: int) -> tuple[str, nn.Linear]:
         raise ModelError(
             f"the network's last linear layer should give {classes} logits, one a class; found {found}",
             where="model.factory",
-            mend="use a classifier of the data set's classes",
+            mend="use a classifier of the data's classes; for data without labels correct data.classes",
         )
     return linear[-1]
 

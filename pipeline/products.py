@@ -96,6 +96,11 @@ def networks_of(settings: Settings) -> list[str]:
     return ["teacher", *students_of(settings)]
 
 
+def labels_of(settings: Settings) -> str:
+    """Who says what an image shows: the data set, or the network everything started from."""
+    return "data set" if settings.data.labelled else networks_of(settings)[0]
+
+
 def variants_of(settings: Settings, target: BuildTarget) -> list[Variant]:
     """What is compiled for a target: what ships at every precision asked for, the teacher to compare with.
 

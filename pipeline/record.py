@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-RECORD_SCHEMA: Literal["edgewright.record/1"] = "edgewright.record/1"
+RECORD_SCHEMA: Literal["edgewright.record/2"] = "edgewright.record/2"
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Interval = tuple[float, float]
@@ -40,7 +40,10 @@ class DataSource(Part):
     name: str
     source: str = Field(description="where it came from: package, URL or folder name")
     licence: str
-    sha256: str = Field(description="digest of the images and labels of all splits")
+    labels: Literal["data set", "teacher", "model"] = Field(
+        description="who says what an image shows; where it is a network, accuracy is agreement with it"
+    )
+    sha256: str = Field(description="digest of the images, and of labels the data set has, of all splits")
     image_shape: tuple[int, int, int] = Field(description="height, width, channels")
     split_seed: int
     split_sizes: dict[Literal["train", "select", "calibrate", "test"], int]
@@ -111,7 +114,7 @@ class ClassScore(Part):
 
 
 class Accuracy(Part):
-    """Evaluation on the test split."""
+    """Evaluation on the test split, against the labels that `DataSource.labels` names."""
 
     images: int
     correct: int
@@ -202,7 +205,7 @@ class Environment(Part):
 class Record(Part):
     """Everything one build says."""
 
-    schema_: Literal["edgewright.record/1"] = Field(default=RECORD_SCHEMA, alias="schema")
+    schema_: Literal["edgewright.record/2"] = Field(default=RECORD_SCHEMA, alias="schema")
     project: Project
     data: DataSource
     task: TaskInfo

@@ -114,19 +114,39 @@ def split(
     Raises:
         DataError: a class with too few images for the splits.
     """
+    strata = {f"class {name!r}": np.flatnonzero(labels == label) for label, name in enumerate(classes)}
+    return _divide(strata, len(labels) - own_test, bool(own_test), shares, limit, seed)
+
+
+def split_unlabelled(
+    count: int, own_test: int, shares: Mapping[str, float], limit: int | None, seed: int
+) -> dict[Split, NDArray[np.int64]]:
+    """Divide `count` images without labels into disjoint splits; the rest is as of `split`."""
+    strata = {"the data set": np.arange(count)}
+    return _divide(strata, count - own_test, bool(own_test), shares, limit, seed)
+
+
+def _divide(
+    strata: Mapping[str, NDArray[np.int64]],
+    ours: int,
+    own_test: bool,
+    shares: Mapping[str, float],
+    limit: int | None,
+    seed: int,
+) -> dict[Split, NDArray[np.int64]]:
+    """Divide every stratum alike; images from `ours` on are the data set's own test images."""
     rng = np.random.default_rng(seed)
-    ours = len(labels) - own_test
     parts: dict[Split, list[NDArray[np.int64]]] = {name: [] for name in SPLITS}
-    for label, name in enumerate(classes):
-        mine = rng.permutation(np.flatnonzero(labels[:ours] == label))
-        theirs = rng.permutation(np.flatnonzero(labels[ours:] == label) + ours)
+    for name, indices in strata.items():
+        mine = rng.permutation(indices[indices < ours])
+        theirs = rng.permutation(indices[indices >= ours])
         counts = {key: max(1, round(shares[key] * len(mine))) for key in ("select", "calibrate", "test")}
         if own_test:
             counts["test"] = 0
         needed = sum(counts.values()) + 1
         if len(mine) < needed or (own_test and not len(theirs)):
             raise DataError(
-                f"class {name!r} has {len(mine)} images for training"
+                f"{name} has {len(mine)} images for training"
                 + (f" and {len(theirs)} for testing" if own_test else ""),
                 mend=f"give it at least {max(needed, 4)}" + (" and at least 1" if own_test else ""),
             )

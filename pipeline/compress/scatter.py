@@ -86,8 +86,8 @@ class Scatter:
         return self.mean_y * self.count
 
     def class_means(self) -> Tensor:
-        """Mean features of each class [K, C]; the targets are one-hot labels, no class is empty."""
-        return self.mean_x + (self.xy / self.class_counts()).T
+        """Mean features of each class [K, C], of all where it is empty; the targets are one-hot labels."""
+        return self.mean_x + (self.xy / self.class_counts().clamp_min(1.0)).T
 
     def between(self) -> Tensor:
         """Each feature's scatter between classes, Σ_k n_k (m_k − m)² [C]; the targets are one-hot labels."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zlib import error as ZlibError
@@ -16,10 +16,11 @@ from pipeline.datasets.source import ArraySource, Images
 from targets.errors import DataError
 
 MOST_UNPACKED_BYTES = 32 << 30
+LABELLING = ("labels", "test_labels", "classes")
 
 
-def npz_file(path: Path, licence: str) -> ArraySource:
-    """Arrays `images`, `labels`, optionally `classes`, `test_images`, `test_labels`, from an .npz file.
+def npz_file(path: Path, licence: str, outputs: Sequence[str] | None = None) -> ArraySource:
+    """Arrays of an .npz file, as `from_arrays` takes them, or `from_unlabelled` where `outputs` are given.
 
     Raises:
         DataError: missing, not .npz, hostile (pickled or huge members), or arrays that do not fit.
@@ -43,10 +44,10 @@ def npz_file(path: Path, licence: str) -> ArraySource:
             where=str(path),
             mend="write it with numpy.savez, plain arrays only",
         ) from error
-    return from_arrays(arrays, path.stem, f"file {path.name}", licence)
+    return _from(arrays, path.stem, f"file {path.name}", licence, outputs)
 
 
-def python_factory(factory: str, licence: str) -> ArraySource:
+def python_factory(factory: str, licence: str, outputs: Sequence[str] | None = None) -> ArraySource:
     """Arrays as in `npz_file`, returned as a dict by "module:function".
 
     Raises:
@@ -63,9 +64,9 @@ def python_factory(factory: str, licence: str) -> ArraySource:
         raise DataError(
             f"the data factory returned {type(arrays).__name__}, not a dict of arrays",
             where=f"data.factory = {factory!r}",
-            mend="return {'images': …, 'labels': …, 'classes': …}",
+            mend="return {'images': …, 'labels': …, 'classes': …}; where there are no labels, {'images': …}",
         )
-    return from_arrays(arrays, name, f"factory {factory}", licence)
+    return _from(arrays, name, f"factory {factory}", licence, outputs)
 
 
 def from_arrays(arrays: Mapping[str, Any], name: str, origin: str, licence: str) -> ArraySource:
@@ -81,18 +82,10 @@ def from_arrays(arrays: Mapping[str, Any], name: str, origin: str, licence: str)
     Raises:
         DataError: something is missing or does not fit; the message names the array.
     """
-    images, labels = _pair(arrays, "images", "labels", origin)
-    own_test = 0
+    labels = _labels(arrays, "labels", "images", origin)
     if "test_images" in arrays:
-        test_images, test_labels = _pair(arrays, "test_images", "test_labels", origin)
-        if test_images.shape[1:] != images.shape[1:] or test_images.dtype != images.dtype:
-            raise DataError(
-                f"test_images are {test_images.dtype}{list(test_images.shape[1:])}, "
-                f"images {images.dtype}{list(images.shape[1:])}",
-                where=origin,
-            )
-        own_test = len(test_images)
-        images, labels = np.concatenate([images, test_images]), np.concatenate([labels, test_labels])
+        labels = np.concatenate([labels, _labels(arrays, "test_labels", "test_images", origin)])
+    images, own_test = _all_images(arrays, origin)
     highest = int(labels.max())
     classes = tuple(str(item) for item in arrays.get("classes", [str(i) for i in range(highest + 1)]))
     if highest >= len(classes) or labels.min() < 0:
@@ -104,31 +97,83 @@ def from_arrays(arrays: Mapping[str, Any], name: str, origin: str, licence: str)
     return ArraySource(name, origin, licence, classes, labels, own_test, images)
 
 
-def _pair(
-    arrays: Mapping[str, Any], images_name: str, labels_name: str, origin: str
-) -> tuple[Images, NDArray[np.int64]]:
-    for name in (images_name, labels_name):
-        if name not in arrays:
-            raise DataError(
-                f"there is no array {name!r}; found: {', '.join(sorted(arrays))}",
-                where=origin,
-                mend="name the arrays images and labels",
-            )
-    images, labels = np.asarray(arrays[images_name]), np.asarray(arrays[labels_name])
+def from_unlabelled(
+    arrays: Mapping[str, Any], name: str, origin: str, licence: str, outputs: Sequence[str]
+) -> ArraySource:
+    """Check named arrays of images that have no labels; arguments and errors as of `from_arrays`.
+
+    Args:
+        arrays: images, optionally test_images.
+        name: of the data set.
+        origin: where it came from.
+        licence: of the data.
+        outputs: what the outputs of the network mean that will label them.
+    """
+    labelling = [each for each in LABELLING if each in arrays]
+    if labelling:
+        raise DataError(
+            f"the data was said to have no labels, but there is an array {labelling[0]!r}",
+            where=origin,
+            mend="remove data.labelled and data.classes to use the labels, or take these arrays out",
+        )
+    images, own_test = _all_images(arrays, origin)
+    return ArraySource(name, origin, licence, tuple(outputs), None, own_test, images)
+
+
+def _from(
+    arrays: Mapping[str, Any], name: str, origin: str, licence: str, outputs: Sequence[str] | None
+) -> ArraySource:
+    if outputs is None:
+        return from_arrays(arrays, name, origin, licence)
+    return from_unlabelled(arrays, name, origin, licence, outputs)
+
+
+def _all_images(arrays: Mapping[str, Any], origin: str) -> tuple[Images, int]:
+    """All images, the data set's own test images last, and how many those are."""
+    images = _images(arrays, "images", origin)
+    if "test_images" not in arrays:
+        return images, 0
+    test_images = _images(arrays, "test_images", origin)
+    if test_images.shape[1:] != images.shape[1:] or test_images.dtype != images.dtype:
+        raise DataError(
+            f"test_images are {test_images.dtype}{list(test_images.shape[1:])}, "
+            f"images {images.dtype}{list(images.shape[1:])}",
+            where=origin,
+        )
+    return np.concatenate([images, test_images]), len(test_images)
+
+
+def _images(arrays: Mapping[str, Any], name: str, origin: str) -> Images:
+    images = _array(arrays, name, origin)
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.dtype not in (np.uint8, np.float32) or not images.size:
         raise DataError(
-            f"{images_name} is {images.dtype}{list(images.shape)}",
+            f"{name} is {images.dtype}{list(images.shape)}",
             where=origin,
             mend="give [N, H, W] or [N, H, W, C] of uint8 or float32",
         )
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+    if images.dtype == np.float32 and not np.isfinite(images).all():
+        raise DataError(f"{name} holds NaN or infinite values", where=origin)
+    return images
+
+
+def _labels(arrays: Mapping[str, Any], name: str, images: str, origin: str) -> NDArray[np.int64]:
+    labels, count = _array(arrays, name, origin), len(_array(arrays, images, origin))
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise DataError(
-            f"{labels_name} is {labels.dtype}{list(labels.shape)} for {len(images)} images",
+            f"{name} is {labels.dtype}{list(labels.shape)} for {count} images",
             where=origin,
             mend="give one whole number an image",
         )
-    if images.dtype == np.float32 and not np.isfinite(images).all():
-        raise DataError(f"{images_name} holds NaN or infinite values", where=origin)
-    return images, labels.astype(np.int64)
+    return labels.astype(np.int64)
+
+
+def _array(arrays: Mapping[str, Any], name: str, origin: str) -> NDArray[Any]:
+    if name not in arrays:
+        raise DataError(
+            f"there is no array {name!r}; found: {', '.join(sorted(arrays))}",
+            where=origin,
+            mend="name the arrays images and labels; images without labels need data.labelled = false",
+        )
+    return np.asarray(arrays[name])

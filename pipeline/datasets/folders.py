@@ -1,4 +1,4 @@
-"""Image files in folders named after their classes."""
+"""Image files: in folders named after their classes, or without labels, wherever they lie."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets.source import Images, Labelled
+from pipeline.datasets.source import Description, Images
 from targets.errors import DataError, ToolchainMissing
 
 if TYPE_CHECKING:
@@ -21,13 +21,17 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".
 
 
 @dataclass(frozen=True)
-class FolderSource(Labelled):
+class FolderSource(Description):
     """Image files, decoded when they are read."""
 
     files: Sequence[Path]
     channels: int
     size: tuple[int, int]
     resize: bool
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.files)
 
     def read(self, indices: NDArray[np.int64]) -> Images:
         """Decoded images of the given indices: [n, H, W, C] uint8."""
@@ -61,34 +65,81 @@ def image_folder(folder: Path, resize: tuple[int, int] | None, licence: str) -> 
         DataError: no folder, no classes, a class without images, or an unreadable first image.
         ToolchainMissing: Pillow is not installed.
     """
-    if not folder.is_dir():
-        raise DataError("there is no such folder of images", where=str(folder), mend="correct data.path")
-    own = (folder / "train").is_dir() and (folder / "test").is_dir()
-    parts = [folder / "train", folder / "test"] if own else [folder]
+    parts = _parts(folder)
     classes = tuple(sorted(path.name for path in parts[0].iterdir() if path.is_dir()))
     if not classes:
         raise DataError(
             "no class folders found",
             where=str(parts[0]),
-            mend="put the images of each class into a folder named after it",
+            mend="put the images of each class into a folder named after it; "
+            "for images without labels set data.labelled = false",
         )
     files: list[Path] = []
     labels: list[int] = []
     counts = []
     for part in parts:
         for label, name in enumerate(classes):
-            found = _images_below(part / name)
+            found = _images_below(part / name, f"class {name!r}")
             files.extend(found)
             labels.extend([label] * len(found))
         counts.append(len(files))
+    own_test = counts[-1] - counts[0]
+    return _source(folder, files, classes, np.array(labels, np.int64), own_test, resize, licence)
+
+
+def unlabelled_folder(
+    folder: Path, resize: tuple[int, int] | None, licence: str, outputs: Sequence[str]
+) -> FolderSource:
+    """All images below a folder, or below `folder/train` and `folder/test`, in any folders or none.
+
+    Args:
+        folder: where they lie.
+        resize: as of `image_folder`.
+        licence: named in the record.
+        outputs: what the outputs of the network mean that will label them.
+
+    Raises:
+        DataError: no folder, no images, folders named after the classes, or an unreadable first image.
+        ToolchainMissing: Pillow is not installed.
+    """
+    parts = _parts(folder)
+    if all((parts[0] / name).is_dir() for name in outputs):
+        raise DataError(
+            "the data was said to have no labels, but there is a folder named after each class",
+            where=str(parts[0]),
+            mend="remove data.labelled and data.classes to use the labels, or rename the folders",
+        )
+    found = [_images_below(part, f"the folder {part.name!r}") for part in parts]
+    files = [path for part in found for path in part]
+    own_test = len(files) - len(found[0])
+    return _source(folder, files, tuple(outputs), None, own_test, resize, licence)
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The folder itself, or its train and test where the test images are set apart already."""
+    if not folder.is_dir():
+        raise DataError("there is no such folder of images", where=str(folder), mend="correct data.path")
+    parts = [folder / "train", folder / "test"]
+    return parts if all(part.is_dir() for part in parts) else [folder]
+
+
+def _source(
+    folder: Path,
+    files: Sequence[Path],
+    classes: tuple[str, ...],
+    labels: NDArray[np.int64] | None,
+    own_test: int,
+    resize: tuple[int, int] | None,
+    licence: str,
+) -> FolderSource:
     channels, size = _first_image(files[0])
     return FolderSource(
         name=folder.name,
         origin=f"folder {folder.name}",
         licence=licence,
         classes=classes,
-        labels=np.array(labels, np.int64),
-        own_test=counts[-1] - counts[0],
+        labels=labels,
+        own_test=own_test,
         files=files,
         channels=channels,
         size=resize or size,
@@ -96,11 +147,11 @@ def image_folder(folder: Path, resize: tuple[int, int] | None, licence: str) -> 
     )
 
 
-def _images_below(folder: Path) -> list[Path]:
+def _images_below(folder: Path, what: str) -> list[Path]:
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
         raise DataError(
-            f"class {folder.name!r} has no images",
+            f"{what} has no images",
             where=str(folder),
             mend=f"add images ({', '.join(sorted(IMAGE_SUFFIXES))}), or remove the folder",
         )

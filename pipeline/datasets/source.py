@@ -1,4 +1,4 @@
-"""What every data set offers: labelled images that can be read piece by piece."""
+"""What every data set offers: images, labelled or not, that can be read piece by piece."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Images = NDArray[np.generic]
 
 
 class Source(Protocol):
-    """Labelled images that can be read piece by piece."""
+    """Images that can be read piece by piece, and what is known of them."""
 
     @property
     def name(self) -> str:
@@ -31,17 +31,21 @@ class Source(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in label order."""
+        """Class names in label order; those of the network's outputs where there are no labels."""
         ...
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """Labels [N]."""
+    def labels(self) -> NDArray[np.int64] | None:
+        """Labels [N], or None where the data has none."""
         ...
 
     @property
     def own_test(self) -> int:
         """Images at the end that the data set itself keeps for testing."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of images N."""
         ...
 
     def read(self, indices: NDArray[np.int64]) -> Images:
@@ -50,22 +54,26 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Description:
     """What a `Source` says besides its images."""
 
     name: str
     origin: str
     licence: str
     classes: tuple[str, ...]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
     own_test: int
 
 
 @dataclass(frozen=True)
-class ArraySource(Labelled):
+class ArraySource(Description):
     """Images held as one array [N, H, W, C]."""
 
     images: Images
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
 
     def read(self, indices: NDArray[np.int64]) -> Images:
         """Images of the given indices."""

@@ -5,30 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.report.wording import Wording
 
-def headlines(target: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
+
+def headlines(target: str, results: Sequence[Mapping[str, Any]], words: Wording) -> list[str]:
     """Say of everything that ships how it compares with what it came from.
 
     Args:
         target: its name.
         results: of that target, as in the record; the first is the baseline.
+        words: what a share of right answers is called.
     """
     products = [result for result in results if result["role"] == "product"]
-    return [_headline(target, product, results[0]) for product in products]
+    return [_headline(target, product, results[0], words) for product in products]
 
 
-def _headline(target: str, product: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
+def _headline(target: str, product: Mapping[str, Any], baseline: Mapping[str, Any], words: Wording) -> str:
     own = product["accuracy"]
     low, high = own["top1_interval"]
     said = (
         f"{target}: {product['variant']} takes {_milliseconds(product['latency']['median_ms'])}, "
-        f"accuracy {own['top1']:.1%} ± {(high - low) / 2 * 100:.1f}"
+        f"{words.score} {own['top1']:.1%} ± {(high - low) / 2 * 100:.1f}"
     )
     if product is baseline:
         return said + "."
     faster = next(each for each in product["speedups"] if each["baseline"] == baseline["variant"])
     was = baseline["accuracy"]["top1"]
-    return f"{said}; {_compared(faster)} {baseline['variant']}, whose accuracy is {was:.1%}."
+    return f"{said}; {_compared(faster)} {baseline['variant']}, whose {words.short} is {was:.1%}."
 
 
 def _compared(speedup: Mapping[str, Any]) -> str:

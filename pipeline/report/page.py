@@ -66,10 +66,12 @@ def markdown(text: object) -> str:
 
 def _context(record: Record) -> dict[str, Any]:
     from pipeline.report import provenance, results, scores, timing
+    from pipeline.report.wording import wording
 
     targets = results.all_targets(record)
     return {
         "record": record,
+        "words": wording(record.data.labels),
         "targets": targets,
         "plots": {target.anchor: target.tradeoff() for target in targets},
         "timings": {target.anchor: timing.timings(target) for target in targets},

@@ -8,6 +8,7 @@ from pipeline.record import Record, Result, Speedup, Target
 from pipeline.report.canvas import MARKERS, Naming
 from pipeline.report.numbers import Measured, Unit, byte_unit, count_unit, measured, measured_column
 from pipeline.report.tradeoff import Point, tradeoff
+from pipeline.report.wording import Wording, wording
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class TargetResults:
     target: Target
     anchor: str
     variants: list[Variant]
+    words: Wording
     size_unit: Unit
     mac_unit: Unit
 
@@ -77,11 +79,12 @@ class TargetResults:
         """The plot of accuracy against latency, as an SVG element."""
         points = [Point(variant.result, variant.series) for variant in self.variants]
         seen = "; ".join(
-            f"{variant.name}: {variant.median} ms, accuracy {variant.accuracy} %" for variant in self.variants
+            f"{variant.name}: {variant.median} ms, {self.words.short} {variant.accuracy} %"
+            for variant in self.variants
         )
-        title = f"Accuracy against median latency on {self.target.name}"
+        title = f"{self.words.score.capitalize()} against median latency on {self.target.name}"
         naming = Naming(f"{self.anchor}-tradeoff", title, f"{seen}. Intervals in brackets, 95 %.")
-        return tradeoff(points, naming)
+        return tradeoff(points, naming, self.words.score)
 
 
 def compare(speedup: Speedup) -> Comparison:
@@ -127,4 +130,5 @@ def _target(record: Record, target: Target, number: int) -> TargetResults:
         )
         for result, accuracy in zip(results, measured_column(accuracies, scale=100), strict=True)
     ]
-    return TargetResults(target, f"target-{number}", variants, size_unit, mac_unit)
+    words = wording(record.data.labels)
+    return TargetResults(target, f"target-{number}", variants, words, size_unit, mac_unit)

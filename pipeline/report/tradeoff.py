@@ -33,8 +33,8 @@ class Point:
     series: int
 
 
-def tradeoff(points: Sequence[Point], naming: Naming) -> str:
-    """Plot accuracy against median latency, both with their intervals; one label a point."""
+def tradeoff(points: Sequence[Point], naming: Naming, score: str) -> str:
+    """Plot accuracy, called `score`, against median latency, both with their intervals; one label a point."""
     from matplotlib.ticker import MaxNLocator
 
     with style(naming):
@@ -45,7 +45,7 @@ def tradeoff(points: Sequence[Point], naming: Naming) -> str:
         for point in points:
             _draw_point(axes, point)
         axes.set_xlabel("Median latency, ms   (left is faster)")
-        axes.set_ylabel("Accuracy, %")
+        axes.set_ylabel(f"{score.capitalize()}, %")
         ends = [end for point in points for end in point.result.latency.median_interval_ms]
         scale(axes, "x", min(ends), max(ends), padding=0.35)
         axes.margins(y=0.18)

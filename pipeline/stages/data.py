@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.arrays import npz_file, python_factory
 from pipeline.datasets.fashion_mnist import fashion_mnist
-from pipeline.datasets.folders import image_folder
+from pipeline.datasets.folders import image_folder, unlabelled_folder
 from pipeline.datasets.source import Source
 from pipeline.stage import Context, Progress
-from pipeline.task import SPLITS, resolve, split
+from pipeline.task import SPLITS, Split, resolve, split, split_unlabelled
 from targets.errors import DataError
 from targets.preprocess import Preprocess
 from targets.toolchain import file_sha256
@@ -28,14 +28,12 @@ CHUNK = 1024
 def load(context: Context) -> None:
     """Read the data set and write its splits.
 
-    Artefacts: a folder for each split (images.npy [N, H, W, C], labels.npy [N]), facts.json, preprocess.json.
+    Artefacts: a folder for each split (images.npy [N, H, W, C] and, where the data has labels, labels.npy
+    [N]), facts.json, preprocess.json.
     """
     settings = context.settings
     source = _open(settings, context.files.get("source"))
-    shares = {name: settings[name] for name in ("select", "calibrate", "test")}
-    splits = split(
-        source.labels, source.classes, source.own_test, shares, settings["limit"], settings["seed"]
-    )
+    splits = _splits(settings, source)
     digest = hashlib.sha256()
     total = sum(len(indices) for indices in splits.values())
     done = 0
@@ -43,10 +41,11 @@ def load(context: Context) -> None:
         folder = context.out / name
         folder.mkdir()
         _write_images(folder / "images.npy", source, splits[name], context.progress, done, total)
-        np.save(folder / "labels.npy", source.labels[splits[name]])
+        if source.labels is not None:
+            np.save(folder / "labels.npy", source.labels[splits[name]])
         done += len(splits[name])
-        digest.update(file_sha256(folder / "images.npy").encode())
-        digest.update(file_sha256(folder / "labels.npy").encode())
+        for path in sorted(folder.iterdir()):
+            digest.update(file_sha256(path).encode())
     first = np.load(context.out / "train" / "images.npy", mmap_mode="r")
     facts = {
         "name": source.name,
@@ -78,7 +77,13 @@ def read_preprocess(path: Path) -> Preprocess:
 
 def read_split(folder: Path) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
     """Images (memory-mapped) and labels of one split."""
-    return np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "labels.npy")
+    return read_images(folder), np.load(folder / "labels.npy")
+
+
+def read_images(folder: Path) -> NDArray[np.generic]:
+    """Images (memory-mapped) of one split that may have no labels yet."""
+    images: NDArray[np.generic] = np.load(folder / "images.npy", mmap_mode="r")
+    return images
 
 
 def evenly(images: NDArray[np.generic], count: int) -> NDArray[np.generic]:
@@ -88,15 +93,26 @@ def evenly(images: NDArray[np.generic], count: int) -> NDArray[np.generic]:
 
 
 def _open(settings: Mapping[str, Any], path: Path | None) -> Source:
-    licence = settings["licence"]
+    licence, outputs = settings["licence"], settings.get("outputs")
     if settings["kind"] == "python":
-        return python_factory(settings["factory"], licence)
+        return python_factory(settings["factory"], licence, outputs)
     assert path is not None
     if settings["kind"] == "fashion-mnist":
         return fashion_mnist(path)
-    if settings["kind"] == "images":
-        return image_folder(path, tuple(settings["resize"]) if settings["resize"] else None, licence)
-    return npz_file(path, licence)
+    if settings["kind"] == "npz":
+        return npz_file(path, licence, outputs)
+    resize = tuple(settings["resize"]) if settings["resize"] else None
+    if outputs is None:
+        return image_folder(path, resize, licence)
+    return unlabelled_folder(path, resize, licence, outputs)
+
+
+def _splits(settings: Mapping[str, Any], source: Source) -> dict[Split, NDArray[np.int64]]:
+    shares = {name: settings[name] for name in ("select", "calibrate", "test")}
+    rest = (source.own_test, shares, settings["limit"], settings["seed"])
+    if source.labels is None:
+        return split_unlabelled(len(source), *rest)
+    return split(source.labels, source.classes, *rest)
 
 
 def _write_images(

@@ -16,6 +16,7 @@ from pipeline.network import build_network, fill, load_weights, with_head
 from pipeline.stage import Context
 from pipeline.stages.data import read_preprocess, read_split
 from pipeline.task import Task
+from targets.errors import DataError
 
 BATCH = 128
 
@@ -54,12 +55,22 @@ def input_shape(facts: Path) -> tuple[int, int, int, int]:
 
 
 def examples(context: Context, split: str, task: Task | None = None) -> Examples:
-    """A split's images; with a task only those it is about, labelled by its outputs."""
+    """A split's images; with a task only those it is about, labelled by its outputs.
+
+    Raises:
+        DataError: none of them is about the task.
+    """
     images, labels = read_split(context.inputs[split])
     if task is not None:
         labels = task.translate(labels)
         if (labels < 0).any():
             mine = np.flatnonzero(labels >= 0)
+            if not len(mine):
+                raise DataError(
+                    f"no image of the {split} split shows a class of the task",
+                    where="task.classes",
+                    mend="add images that do, or set task.other = true",
+                )
             images, labels = images[mine], labels[mine]
     return Examples(images, labels, read_preprocess(context.inputs["preprocess"]))
 

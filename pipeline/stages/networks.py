@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from pipeline.compress.cost import count_macs, count_parameters
-from pipeline.compress.distill import cross_entropy, distillation_loss
+from pipeline.compress.distill import DistillationSettings, cross_entropy, distilling
 from pipeline.compress.repair import repair
 from pipeline.compress.structure import Plan, apply
 from pipeline.export import export
 from pipeline.fit import EpochResult, Examples, FitSettings, accuracy, fit, history
 from pipeline.network import fill, find_head, load_weights, save_weights
 from pipeline.stage import Context
-from pipeline.stages.loading import examples, fresh, input_shape, load_network, some
+from pipeline.stages.loading import BATCH, examples, fresh, input_shape, load_network, some
 from pipeline.task import Task
 from targets.errors import ModelError
 
@@ -55,19 +55,20 @@ def distill_student(context: Context) -> None:
     teacher = load_network(settings["model"], context.inputs, weights="teacher")
     train = examples(context, "train", task)
     student = _cut_and_repaired(context, train)
-    loss = distillation_loss(
-        teacher, task.wanted, task.other, settings["temperature"], settings["distillation"]
-    )
-    results = fit(
-        student,
-        loss,
-        train,
-        examples(context, "select", task),
-        FitSettings(**settings["training"]),
-        settings["seed"],
-        context.progress,
-    )
-    _keep(context, student, origin="slimmed from the teacher, distilled", results=results, task=task)
+    weights = DistillationSettings(**settings["distillation"])
+    first, _ = some(train, BATCH)[0]
+    with distilling(teacher, student, task.wanted, task.other, weights, first) as loss:
+        results = fit(
+            student,
+            loss,
+            train,
+            examples(context, "select", task),
+            FitSettings(**settings["training"]),
+            settings["seed"],
+            context.progress,
+        )
+    done = "distilled" if results else "repaired, not trained"
+    _keep(context, student, origin=f"slimmed from the teacher, {done}", results=results, task=task)
 
 
 def export_network(context: Context) -> None:
@@ -114,11 +115,12 @@ def _keep(
     context: Context, network: nn.Module, *, origin: str, results: list[EpochResult], task: Task | None = None
 ) -> None:
     save_weights(network, context.out / "weights.safetensors")
+    select = accuracy(network, examples(context, "select", task)) if "select" in context.inputs else None
     facts = {
         "origin": f"{context.settings['model']['factory']}, {origin}",
         "macs": count_macs(network, input_shape(context.inputs["facts"])),
         "parameters": count_parameters(network),
-        "select_top1": accuracy(network, examples(context, "select", task)),
+        "select_top1": select,
         "history": history(results),
     }
     (context.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.record import Record
 from pipeline.report import render
 from pipeline.report.headline import headlines
+from pipeline.report.wording import wording
 from pipeline.stage import Context
 from pipeline.task import Task
 from targets.toolchain import Engine
@@ -71,11 +72,13 @@ def assemble(settings: Mapping[str, Any], artefacts: Artefacts) -> Record:
                 "finished_at": max(stage["finished_at"] for stage in settings["stages"]),
                 "settings": build,
             },
-            "data": {key: value for key, value in data.items() if key != "classes"},
+            "data": {key: value for key, value in data.items() if key != "classes"}
+            | {"labels": settings["labels"]},
             "task": _task(artefacts),
             "networks": [_network(name, build, artefacts) for name in networks],
             "targets": [
-                _target(target, results[target["name"]], artefacts) for target in settings["targets"]
+                _target(target, results[target["name"]], settings["labels"], artefacts)
+                for target in settings["targets"]
             ],
             "results": [result for rows in results.values() for result in rows],
             "gates": [
@@ -153,7 +156,9 @@ def _engine(target: Mapping[str, Any], variant: Mapping[str, Any], artefacts: Ar
     }
 
 
-def _target(target: Mapping[str, Any], results: list[dict[str, Any]], artefacts: Artefacts) -> dict[str, Any]:
+def _target(
+    target: Mapping[str, Any], results: list[dict[str, Any]], labels: str, artefacts: Artefacts
+) -> dict[str, Any]:
     products = [variant["name"] for variant in target["variants"] if variant["role"] == "product"]
     engine = artefacts.engine(f"compile {target['name']} {products[0]}")
     return {
@@ -164,7 +169,7 @@ def _target(target: Mapping[str, Any], results: list[dict[str, Any]], artefacts:
         "threads": target["threads"],
         "products": products,
         "fingerprint": target["fingerprint"],
-        "headlines": headlines(target["name"], results),
+        "headlines": headlines(target["name"], results, wording(labels)),
     }
 
 

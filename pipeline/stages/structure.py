@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from pipeline.compress.allocation import make_plan
 from pipeline.compress.budget import Budget
 from pipeline.compress.cost import count_macs, count_parameters, macs, parameters, weight_bytes
 from pipeline.compress.evidence import Evidence
-from pipeline.compress.groups import find_groups
+from pipeline.compress.groups import find_groups, survey
 from pipeline.compress.importance import rank
 from pipeline.compress.latency import LatencyTable
 from pipeline.compress.readers import find_readers
-from pipeline.compress.scores import GroupScores, Scores
+from pipeline.compress.scores import GroupScores, Scores, UncutLayer
 from pipeline.compress.shapes import Shapes, find_shapes
+from pipeline.compress.sufficiency import check_images
 from pipeline.stage import Context
 from pipeline.stages.loading import examples, fresh, give_head, input_shape, load_network, some
 from pipeline.task import Task
@@ -24,15 +27,19 @@ def score(context: Context) -> None:
     settings = context.settings
     network = load_network(settings["model"], context.inputs, weights="teacher", headed=True)
     shape = input_shape(context.inputs["facts"])
-    groups = find_groups(network, shape)
+    found = survey(network, shape)
+    groups = list(found.groups)
     task = Task.load(context.inputs["task"])
     batches = some(examples(context, "train", task), settings["images"])
+    warnings = check_images(torch.cat([labels for _, labels in batches]), task.outputs, groups)
     readers = find_readers(network, groups, shape)
     evidence = Evidence(network, groups, readers, batches, len(task.outputs), settings["seed"])
     removal = rank(settings["importance"], evidence)
     scores = Scores(
         criterion=settings["importance"],
         groups=[GroupScores.of(group, removal[group.leader]) for group in groups],
+        uncut=[UncutLayer(layer=one.layer, reason=one.reason) for one in found.uncut],
+        warnings=warnings,
     )
     scores.save(context.out / "scores.json")
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.onnxmodel.file import describe, read_model
+from pipeline.products import labels_of
 from pipeline.record import Accuracy
 from pipeline.run import Listener
 from pipeline.session import Session
@@ -96,9 +98,22 @@ def bench_engines(
             runner.close()
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """An engine's score.
+
+    Args:
+        labels: who says what an image shows, as in `DataSource.labels`.
+        accuracy: agreement with the labels.
+    """
+
+    labels: str
+    accuracy: Accuracy
+
+
 def evaluate_engine(
     folder: Path, build_file: Path, split: str, allow_code: bool, listener: Listener
-) -> Accuracy:
+) -> Evaluation:
     """Score an engine on a split of a build file's data, for its task.
 
     Args:
@@ -110,14 +125,16 @@ def evaluate_engine(
     """
     engine = Engine.load(folder)
     session = Session(build_file, allow_code, listener)
-    entries = session.run_only("data", "task")
-    return score_engine(
+    labels, splits = labels_of(session.settings), session.request.splits
+    entries = session.run_only("data", "task", labels, splits)
+    accuracy = score_engine(
         engine,
         Task.load(entries["task"].out / "task.json"),
-        entries["data"].out / split,
+        entries[splits].out / split,
         read_preprocess(entries["data"].out / "preprocess.json"),
         listener.progress,
     )
+    return Evaluation(labels, accuracy)
 
 
 def _whole(out: Path, make: Callable[[Path], Engine]) -> Engine:

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.record import Accuracy
     from pipeline.run import Decision
     from pipeline.session import BuildResult
+    from pipeline.verbs.standalone import Evaluation
     from targets.measure import Timing
     from targets.toolchain import Engine
 
@@ -118,11 +118,20 @@ def timings_text(timings: Mapping[str, Timing]) -> str:
     return "\n".join(lines)
 
 
-def accuracy_text(accuracy: Accuracy) -> str:
-    """Accuracy with its interval, then recall by class."""
+def evaluation_document(evaluation: Evaluation) -> dict[str, Any]:
+    """A score as JSON values, first of all who says what is right."""
+    return {"labels": evaluation.labels, **evaluation.accuracy.model_dump(mode="json")}
+
+
+def evaluation_text(evaluation: Evaluation) -> str:
+    """Accuracy, or agreement, with its interval, then recall by class."""
+    from pipeline.report.wording import wording
+
+    accuracy = evaluation.accuracy
     low, high = accuracy.top1_interval
     lines = [
-        f"top-1 {accuracy.top1:.2%} [{low:.2%}, {high:.2%}], {accuracy.correct} of {accuracy.images} images"
+        f"{wording(evaluation.labels).score} {accuracy.top1:.2%} [{low:.2%}, {high:.2%}], "
+        f"{accuracy.correct} of {accuracy.images} images"
     ]
     width = max(len(each.label) for each in accuracy.classes)
     for each in accuracy.classes:

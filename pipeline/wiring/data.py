@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.datasets.fashion_mnist import find_fashion_mnist
 from pipeline.stage import Stage
-from pipeline.wiring.request import Request, data, modules
+from pipeline.wiring.request import Request, modules
 
 
 def data_stages(request: Request) -> Iterator[Stage]:
@@ -21,7 +21,8 @@ def data_stages(request: Request) -> Iterator[Stage]:
         "data",
         "pipeline.stages.data:load",
         files={} if section.kind == "python" else {"source": _source(request)},
-        settings=section.model_dump(exclude={"path", "download"})
+        settings=section.model_dump(exclude={"path", "download", "labelled", "classes"})
+        | ({} if section.labelled else {"outputs": section.classes})
         | {"seed": request.settings.project.seed, "licence": request.settings.report.licence},
         tools=("numpy", "pillow") if section.kind == "images" else ("numpy",),
         modules=modules(section.factory),
@@ -29,7 +30,7 @@ def data_stages(request: Request) -> Iterator[Stage]:
     yield Stage(
         "task",
         "pipeline.stages.data:resolve_task",
-        inputs=data("facts"),
+        inputs=request.data("facts"),
         settings=request.settings.task.model_dump(),
     )
 

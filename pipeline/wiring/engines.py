@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.config import GateKind
 from pipeline.products import BuildTarget, Variant, onnx_stage, quantized, variants_of
 from pipeline.stage import Ref, Stage
-from pipeline.wiring.request import ONNX_TOOLS, Request, data
+from pipeline.wiring.request import ONNX_TOOLS, Request
 
 ENGINE_GATES: dict[str, GateKind] = {
     "fp32": "engine-fp32",
@@ -24,7 +24,7 @@ def take_onnx(request: Request, path: str) -> Stage:
     return Stage(
         "model",
         "pipeline.stages.onnx:take",
-        inputs=data("facts", "preprocess"),
+        inputs=request.data("facts", "preprocess"),
         files={"model": model},
         beside=_external_data(model),
         settings={
@@ -62,7 +62,8 @@ def observe_stages(request: Request) -> Iterator[Stage]:
         yield Stage(
             f"observe {network}",
             "pipeline.stages.quantize:observe",
-            inputs={"model": Ref(f"simplify {network}", "model.onnx")} | data("calibrate", "preprocess"),
+            inputs={"model": Ref(f"simplify {network}", "model.onnx")}
+            | request.data("calibrate", "preprocess"),
             settings={"samples": request.settings.quantize.samples},
             tools=ONNX_TOOLS,
         )
@@ -134,7 +135,7 @@ def _measure(request: Request, target: BuildTarget, variants: Sequence[Variant])
             f"engine {variant.name}": Ref(f"compile {target.name} {variant.name}", "engine")
             for variant in variants
         }
-        | data("calibrate", "preprocess"),
+        | request.data("calibrate", "preprocess"),
         settings={
             "toolchain": target.toolchain,
             "measure": {
@@ -156,7 +157,7 @@ def _evaluate(request: Request, target: BuildTarget, variant: Variant) -> Stage:
             "engine": Ref(f"compile {target.name} {variant.name}", "engine"),
             "task": Ref("task", "task.json"),
         }
-        | data("test", "preprocess"),
+        | request.data("test", "preprocess"),
         settings={"toolchain": target.toolchain},
         **request.runtime(target),
     )

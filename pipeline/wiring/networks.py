@@ -9,7 +9,8 @@ from typing import Any
 from pipeline.config import StudentSection
 from pipeline.products import product_precision, students_of, timed_target
 from pipeline.stage import Ref, Stage
-from pipeline.wiring.request import ONNX_TOOLS, TORCH_TOOLS, Request, data, modules, torch_inputs
+from pipeline.wiring.labels import labels_stage
+from pipeline.wiring.request import ONNX_TOOLS, TORCH_TOOLS, Request, modules, torch_inputs
 
 # Training frees and maps the same large buffers again and again; keeping them makes it 1.1 to 1.5 times as
 # fast on glibc (docs/training.md has the figures). Results do not change.
@@ -24,6 +25,8 @@ TEACHER = {"teacher": Ref("teacher", "weights.safetensors"), "task": Ref("task",
 def network_stages(request: Request) -> Iterator[Stage]:
     """The teacher and its students, as weights."""
     yield _teacher(request)
+    if not request.settings.data.labelled:
+        yield labels_stage(request)
     section = request.settings.student
     if section is None:
         return
@@ -58,10 +61,12 @@ def export_stages(request: Request, network: str) -> Iterator[Stage]:
 def _teacher(request: Request) -> Stage:
     section = request.settings.model
     if section.checkpoint:
+        # Its accuracy on the select split is for the log; without labels there is none.
+        select = request.data("select") if request.settings.data.labelled else {}
         return request.torch_stage(
             "teacher",
             "pipeline.stages.networks:take_teacher",
-            inputs=data("select", "preprocess", "facts"),
+            inputs=select | request.data("preprocess", "facts"),
             files={"checkpoint": request.path(section.checkpoint)},
             settings={"checkpoint": section.checkpoint},
             tools=("safetensors",),
@@ -69,9 +74,13 @@ def _teacher(request: Request) -> Stage:
     return request.torch_stage(
         "teacher",
         "pipeline.stages.networks:train_teacher",
-        inputs=data("train", "select", "preprocess", "facts"),
-        settings={"training": section.training.model_dump(), "seed": request.settings.project.seed},
+        inputs=request.data("train", "select", "preprocess", "facts"),
+        settings={
+            "training": section.training.model_dump(exclude={"processes"}),
+            "seed": request.settings.project.seed,
+        },
         environment=KEEP_BUFFERS,
+        processes=section.training.processes,
     )
 
 
@@ -80,7 +89,7 @@ def _scores(request: Request, section: StudentSection) -> Stage:
     return request.torch_stage(
         "scores",
         "pipeline.stages.structure:score",
-        inputs=TEACHER | data("train", "preprocess", "facts"),
+        inputs=TEACHER | request.data("train", "preprocess", "facts"),
         settings={
             "importance": section.importance,
             "images": section.scoring_images,
@@ -97,7 +106,7 @@ def _costs(request: Request, section: StudentSection) -> Stage:
     return request.torch_stage(
         "costs",
         "pipeline.stages.costs:measure",
-        inputs={"task": TEACHER["task"]} | data("facts", "calibrate", "preprocess"),
+        inputs={"task": TEACHER["task"]} | request.data("facts", "calibrate", "preprocess"),
         settings=_widths(request, section)
         | {
             "toolchain": target.toolchain,
@@ -113,7 +122,7 @@ def _costs(request: Request, section: StudentSection) -> Stage:
 
 
 def _structure(request: Request, section: StudentSection, name: str, kind: str, limit: float) -> Stage:
-    inputs = {"task": TEACHER["task"], "scores": Ref("scores", "scores.json")} | data("facts")
+    inputs = {"task": TEACHER["task"], "scores": Ref("scores", "scores.json")} | request.data("facts")
     if kind == "latency_ms":
         inputs["costs"] = Ref("costs", "costs.json")
     precision = product_precision(request.settings, timed_target(request.settings, request.targets))
@@ -132,10 +141,8 @@ def _structure(request: Request, section: StudentSection, name: str, kind: str, 
 
 def _widths(request: Request, section: StudentSection) -> dict[str, Any]:
     """The widths groups may have."""
-    return {
-        "alignment": math.lcm(*(target.capability.channel_alignment for target in request.targets)),
-        "minimum": section.minimum_width,
-    }
+    suits_all = math.lcm(*(target.capability.channel_alignment for target in request.targets))
+    return {"alignment": section.alignment or suits_all, "minimum": section.minimum_width}
 
 
 def _student(request: Request, section: StudentSection, name: str) -> Stage:
@@ -144,14 +151,19 @@ def _student(request: Request, section: StudentSection, name: str) -> Stage:
         "pipeline.stages.networks:distill_student",
         inputs=TEACHER
         | {"plan": Ref(f"structure {name}", "plan.json")}
-        | data("train", "select", "preprocess", "facts"),
+        | request.data("train", "select", "preprocess", "facts"),
         settings={
-            "training": section.training.model_dump(),
-            "temperature": section.temperature,
-            "distillation": section.distillation,
+            "training": section.training.model_dump(exclude={"processes"}),
+            "distillation": {
+                "temperature": section.temperature,
+                "task": section.distillation,
+                "all_classes": section.all_classes,
+                "hints": section.hints,
+            },
             "repair_images": section.scoring_images if section.repair else 0,
             "seed": request.settings.project.seed,
         },
         tools=("torch-pruning",),
         environment=KEEP_BUFFERS,
+        processes=section.training.processes,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from pipeline.products import engine_path, onnx_path, onnx_stage, variants_of
+from pipeline.products import engine_path, labels_of, onnx_path, onnx_stage, variants_of
 from pipeline.stage import Ref, Stage
 from pipeline.store import Entry
 from pipeline.wiring.request import Request
@@ -73,6 +73,7 @@ def report_stage(request: Request, entries: Mapping[str, Entry]) -> Stage:
         inputs=inputs,
         settings={
             "settings": request.settings.model_dump(mode="json"),
+            "labels": labels_of(request.settings),
             "targets": described,
             "stages": costs,
         },

@@ -16,7 +16,7 @@ from targets.toolchain import TOOLCHAINS, load_toolchain
 
 ONNX_TOOLS = ("onnx", "onnxruntime", "numpy")
 TORCH_TOOLS = ("torch", "numpy")
-DATA_ARTEFACTS = {"facts": "facts.json", "preprocess": "preprocess.json"}
+DATA_ARTEFACTS = {"facts": Ref("data", "facts.json"), "preprocess": Ref("data", "preprocess.json")}
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,15 @@ class Request:
     def path(self, path: str) -> Path:
         """A path of build.toml."""
         return (self.folder / Path(path).expanduser()).resolve()
+
+    @property
+    def splits(self) -> str:
+        """The stage that makes the splits with their labels."""
+        return "data" if self.settings.data.labelled else "labels"
+
+    def data(self, *names: str) -> dict[str, Ref]:
+        """What is known of the data, and its labelled splits, by name."""
+        return {name: DATA_ARTEFACTS.get(name, Ref(self.splits, name)) for name in names}
 
     def model(self) -> dict[str, Any]:
         """Settings a torch network is built from."""
@@ -76,7 +85,7 @@ class Request:
         return Stage(
             f"gate {name}",
             f"pipeline.stages.gates:check_{'engine' if kind.startswith('engine') else kind}",
-            inputs=inputs | data("calibrate", "preprocess"),
+            inputs=inputs | self.data("calibrate", "preprocess"),
             settings={"name": name, "limits": limits, "samples": self.settings.gates.samples}
             | (settings or {}),
             **({"tools": ONNX_TOOLS} | rest),
@@ -89,11 +98,6 @@ class Request:
             "modules": modules(TOOLCHAINS[target.toolchain]),
             "fingerprint": self.fingerprints[target.name],
         }
-
-
-def data(*names: str) -> dict[str, Ref]:
-    """Artefacts of the data stage by name."""
-    return {name: Ref("data", DATA_ARTEFACTS.get(name, name)) for name in names}
 
 
 def torch_inputs(network: str) -> dict[str, Ref]:

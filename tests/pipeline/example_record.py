@@ -56,12 +56,13 @@ def example(
 def document(targets: tuple[str, ...] = tuple(MEDIAN_MS)[:2], samples: int = 700) -> dict[str, Any]:
     """Return the same as plain data, to be changed and validated by a test."""
     return {
-        "schema": "edgewright.record/1",
+        "schema": "edgewright.record/2",
         "project": project(targets),
         "data": {
             "name": "Fashion-MNIST",
             "source": "Debian package dataset-fashion-mnist 0.0~git20200523.55506a9-1",
             "licence": "MIT",
+            "labels": "data set",
             "sha256": digest("data"),
             "image_shape": [28, 28, 1],
             "split_seed": 7,

@@ -120,6 +120,7 @@ def test_a_model_can_be_compiled_timed_and_scored_by_hand(small_build, tmp_path)
     result = call("evaluate", engine, "--build", small_build / "build.toml", "--json")
     accuracy = json.loads(result.stdout)
     assert accuracy["images"] > 0 and len(accuracy["classes"]) == 4
+    assert accuracy["labels"] == "data set"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ factory = "pipeline.zoo:resnet"
 [[targets]]
 device = "any-onnxruntime"
 """
+UNLABELLED = 'kind = "images"\npath = "images"\nlabelled = false'
 
 
 def load(tmp_path, text, **rest):
@@ -47,6 +48,25 @@ def test_defaults_fill_what_is_left_out(tmp_path):
         (("[model]", "[model]\nonnx = 'x.onnx'"), ["name either factory or onnx"]),
         (('kind = "fashion-mnist"', 'kind = "npz"'), ['kind "npz" needs path']),
         (("[model]", "[gates.limits.simplfy]\ncosine = 1\n[model]"), ["gates.limits.simplfy", "'simplify'"]),
+        (("[data]", "[data]\nlabelled = false"), ["data:", 'kind "fashion-mnist" has labels']),
+        (("[data]", "[data]\nclasses = ['a', 'b']"), ["data:", "remove data.classes", "task.classes"]),
+        (
+            ('kind = "fashion-mnist"', UNLABELLED),
+            ["data:", "labelled = false needs classes", "in their order"],
+        ),
+        (
+            ('kind = "fashion-mnist"', f"{UNLABELLED}\nclasses = ['a', 'b', 'a']"),
+            ["data:", "classes named twice: a"],
+        ),
+        (
+            ('kind = "fashion-mnist"', f"{UNLABELLED}\nclasses = ['a', 'b']"),
+            ["cannot train the network they are labelled by", "model.checkpoint or model.onnx"],
+        ),
+        (
+            ("[model]", "[student]\nrepair = false\n[student.training]\nepochs = 0\n[model]"),
+            ["student:", "epochs = 0 without repair", "set repair = true, or train it"],
+        ),
+        (("[[targets]]", "[model.training]\nepochs = 0\n[[targets]]"), ["model.training.epochs", "found 0"]),
         (("[[targets]]", "[targets]"), ["targets", "list"]),
         (("[project]", "[project"), ["not valid TOML"]),
     ],
@@ -57,6 +77,14 @@ def test_what_is_wrong_is_named(tmp_path, change, words):
     for word in words:
         assert word in str(caught.value)
     assert caught.value.exit_code == 2 and "build.toml" in caught.value.where
+
+
+def test_a_student_need_not_be_trained(tmp_path):
+    settings = load(tmp_path, GOOD + "[student.training]\nepochs = 0\n")
+    assert settings.student.training.epochs == 0
+    # Naming another key of the table leaves a student's own default.
+    settings = load(tmp_path, GOOD + "[student.training]\nflip = true\n")
+    assert settings.student.training.epochs == 5
 
 
 def test_a_missing_build_file_says_how_to_get_one(tmp_path):

@@ -14,9 +14,9 @@ from PIL import Image
 
 from pipeline.datasets import arrays as array_sets
 from pipeline.datasets import fashion_mnist as fashion
-from pipeline.datasets.arrays import from_arrays, npz_file
+from pipeline.datasets.arrays import from_arrays, from_unlabelled, npz_file, python_factory
 from pipeline.datasets.fashion_mnist import fashion_mnist, find_fashion_mnist
-from pipeline.datasets.folders import image_folder
+from pipeline.datasets.folders import image_folder, unlabelled_folder
 from pipeline.stage import Context
 from pipeline.stages import data
 from targets.errors import DataError
@@ -25,7 +25,7 @@ from targets.errors import DataError
 def write_images(folder, classes=("cat", "dog"), count=8, size=(6, 5), mode="RGB"):
     rng = np.random.default_rng(0)
     for name in classes:
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
             shape = (*size, 3) if mode == "RGB" else size
             Image.fromarray(rng.integers(0, 255, shape).astype(np.uint8)).save(
@@ -105,6 +105,31 @@ def test_unreadable_images_and_empty_classes_are_named(tmp_path):
         image_folder(tmp_path / "empty", None, "")
 
 
+@pytest.mark.parametrize("parts", [("",), ("train", "test")])
+def test_images_without_labels_may_lie_in_any_folders(tmp_path, parts):
+    for part in parts:
+        write_images(tmp_path / "line" / part, classes=("monday", "monday/late", "."), count=4)
+    out = load(tmp_path, tmp_path / "line", outputs=["cat", "dog"])
+    facts = json.loads((out / "facts.json").read_text())
+    assert facts["classes"] == ["cat", "dog"] and sum(facts["split_sizes"].values()) == 12 * len(parts)
+    if "test" in parts:
+        assert facts["split_sizes"]["test"] == 12
+    assert sorted(path.name for path in (out / "train").iterdir()) == ["images.npy"]
+
+
+def test_folders_that_do_not_fit_to_data_without_labels_are_named(tmp_path):
+    folder = write_images(tmp_path / "pets")
+    with pytest.raises(DataError, match="a folder named after each class") as caught:
+        unlabelled_folder(folder, None, "", ["cat", "dog"])
+    assert "remove data.labelled" in caught.value.mend
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="the folder 'empty' has no images"):
+        unlabelled_folder(tmp_path / "empty", None, "", ["cat", "dog"])
+    with pytest.raises(DataError, match="no class folders found") as caught:
+        image_folder(folder / "cat", None, "")
+    assert "data.labelled = false" in caught.value.mend
+
+
 def arrays(**rest):
     return {
         "images": np.zeros((12, 4, 4), np.uint8),
@@ -137,6 +162,24 @@ def test_an_npz_file_is_read(tmp_path):
 def test_arrays_that_do_not_fit_are_named(change, words):
     with pytest.raises(DataError, match=words):
         from_arrays(arrays(**change), "d", "file d.npz", "")
+
+
+def test_arrays_of_images_alone(tmp_path, monkeypatch):
+    pictures = {"images": np.zeros((12, 4, 4), np.uint8), "test_images": np.ones((3, 4, 4), np.uint8)}
+    np.savez(tmp_path / "d.npz", **pictures)
+    source = npz_file(tmp_path / "d.npz", "", ["x", "y"])
+    assert source.labels is None and source.classes == ("x", "y")
+    assert len(source) == 15 and source.own_test == 3
+    (tmp_path / "own_images.py").write_text(
+        "import numpy as np\ndef bare(): return {'images': np.zeros((5, 4, 4), 'u1')}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert len(python_factory("own_images:bare", "", ["x", "y"])) == 5
+    with pytest.raises(DataError, match="said to have no labels, but there is an array 'labels'"):
+        from_unlabelled(arrays(), "d", "file d.npz", "", ["x", "y"])
+    with pytest.raises(DataError, match="no array 'labels'") as caught:
+        from_arrays(pictures, "d", "file d.npz", "")
+    assert "data.labelled = false" in caught.value.mend
 
 
 def test_hostile_npz_files_are_refused(tmp_path, monkeypatch):

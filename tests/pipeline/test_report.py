@@ -22,10 +22,12 @@ from hypothesis import strategies as st
 
 from pipeline.record import Record, Speedup
 from pipeline.report import json_schema, load, render
+from pipeline.report.headline import headlines
 from pipeline.report.numbers import NOTHING, against, byte_unit, measured, measured_column
 from pipeline.report.page import markdown
 from pipeline.report.results import compare
 from pipeline.report.scores import confusion
+from pipeline.report.wording import wording
 from targets.errors import ConfigError, StageError, StoreError
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +103,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(folder: Path) -> Page:
     return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("labels", ["teacher", "model"])
+def test_without_labels_nothing_is_called_accuracy(labels: str, tmp_path: Path) -> None:
+    whole = document(samples=80)
+    whole["data"]["labels"] = labels
+    for each in whole["targets"]:
+        each["headlines"] = headlines(each["name"], whole["results"], wording(labels))
+    page = page_of(Record.model_validate(whole), tmp_path)
+    shown = page.text + (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert f"agreement with the {labels}" in shown and "not accuracy" in shown
+    assert "accura" not in shown.replace("not accuracy", "").lower()
 
 
 def test_report_json_is_the_record_and_fits_the_published_schema(folder: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.task import SPLITS, Task, resolve, split
+from pipeline.task import SPLITS, Task, resolve, split, split_unlabelled
 from targets.errors import ConfigError, DataError
 
 CLASSES = ("a", "b", "c")
@@ -46,6 +46,29 @@ def test_splits_repeat_with_the_seed_and_change_without():
     first, again, other = (split(labels, CLASSES, 0, SHARES, None, seed) for seed in (1, 1, 2))
     assert all((first[name] == again[name]).all() for name in SPLITS)
     assert any((first[name] != other[name]).any() for name in SPLITS)
+
+
+@given(
+    count=st.integers(8, 80),
+    own=st.integers(0, 9),
+    limit=st.none() | st.integers(5, 40),
+    seed=st.integers(0, 9),
+)
+def test_images_without_labels_are_divided_into_disjoint_splits(count, own, limit, seed):
+    parts = split_unlabelled(count + own, own, SHARES, limit, seed)
+    joined = np.concatenate([parts[name] for name in SPLITS])
+    assert len(np.unique(joined)) == len(joined) and all(len(parts[name]) for name in SPLITS)
+    if own:
+        assert min(parts["test"]) >= count > max(parts[name].max() for name in SPLITS[:3])
+    if limit is None:
+        assert len(joined) == count + own
+    else:
+        assert all(len(parts[name]) <= limit for name in SPLITS)
+
+
+def test_too_few_images_without_labels_are_refused():
+    with pytest.raises(DataError, match="the data set has 3 images"):
+        split_unlabelled(3, 0, SHARES, None, 0)
 
 
 def test_a_class_with_too_few_images_is_named_with_what_it_needs():
