@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch_pruning
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +13,17 @@ from torch import nn
 from pipeline.compress.groups import dependency_graph, width
 
 PLAN_SCHEMA = "edgewright.plan/1"
+
+
+class PlannedCost(BaseModel):
+    """What was budgeted, in the unit of its kind: counts, bytes or milliseconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["macs", "parameters", "bytes", "latency_ms"]
+    limit: float = Field(description="the budget")
+    before: float = Field(description="of the network uncut")
+    predicted: float = Field(description="of the network cut")
 
 
 class Plan(BaseModel):
@@ -24,6 +36,7 @@ class Plan(BaseModel):
     widths: dict[str, int] = Field(description="layer that leads a group → output channels before")
     macs_before: int
     macs_after: int
+    cost: PlannedCost | None = Field(default=None, description="none in a plan made by hand")
 
     def save(self, path: Path) -> None:
         """Write as JSON."""

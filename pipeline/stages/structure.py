@@ -9,6 +9,7 @@ from pipeline.compress.groups import find_groups
 from pipeline.compress.importance import rank
 from pipeline.compress.readers import find_readers
 from pipeline.compress.scores import GroupScores, Scores
+from pipeline.compress.structure import PlannedCost
 from pipeline.stage import Context
 from pipeline.stages.loading import examples, fresh, give_head, input_shape, load_network, some
 from pipeline.task import Task
@@ -40,13 +41,15 @@ def decide(context: Context) -> None:
     whole = count_macs(network, shape)
     give_head(network, context.inputs)
     scores = Scores.load(context.inputs["scores"])
+    limit = int(settings["budget"]["limit"] * whole)
     plan = plan_uniform(
         network,
         shape,
         {group.leader: group.removal().importance() for group in scores.groups},
         find_groups(network, shape),
-        macs=int(settings["budget"]["limit"] * whole),
+        macs=limit,
         alignment=settings["alignment"],
         minimum=settings["minimum"],
     )
-    plan.save(context.out / "plan.json")
+    cost = PlannedCost(kind="macs", limit=limit, before=plan.macs_before, predicted=plan.macs_after)
+    plan.model_copy(update={"cost": cost}).save(context.out / "plan.json")
