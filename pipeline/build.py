@@ -10,7 +10,7 @@ A ▪ is a gate. Only `evaluate` is given the test split, and `labels`, which is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pipeline.products import networks_of
 from pipeline.stage import Stage
@@ -28,6 +28,15 @@ def plan(request: Request) -> list[Stage]:
         DataError: Fashion-MNIST is not on this machine and may not be fetched.
     """
     return list(_stages(request))
+
+
+def needed(stages: Sequence[Stage], names: Sequence[str]) -> list[Stage]:
+    """Those of a build's stages that are named, and all they take from; in the same order."""
+    wanted = set(names)
+    for stage in reversed(stages):
+        if stage.name in wanted:
+            wanted |= {ref.stage for ref in stage.inputs.values()}
+    return [stage for stage in stages if stage.name in wanted]
 
 
 def _stages(request: Request) -> Iterator[Stage]:

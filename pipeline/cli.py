@@ -103,6 +103,30 @@ def explain(build_file: Path, allow_code: bool, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for scores.json, plans and scores.html.")
+@ALLOW_CODE
+@AS_JSON
+def scores(build_file: Path, out: Path | None, allow_code: bool, as_json: bool) -> None:
+    """Say which channels the students of BUILD_FILE would keep, and what is lost with the others.
+
+    Runs what this takes and is not done yet, up to each student's structure; trains no student.
+
+    Example: edgewright scores examples/footwear/build.toml --out scores
+    """
+    from pipeline.verbs.console import listening
+    from pipeline.verbs.scores import score_build, scores_text, write_scores
+
+    with listening() as listener:
+        found = score_build(build_file, allow_code, listener)
+    if out:
+        write_scores(found, out)
+    click.echo(json.dumps(found.document(), indent=1) if as_json else scores_text(found.structure))
+    if out and not as_json:
+        click.echo(f"wrote {out / 'scores.html'}")
+
+
+@main.command()
 @AS_JSON
 def doctor(as_json: bool) -> None:
     """Say which toolchains work here, in which versions, and what to install for the rest.

@@ -68,15 +68,66 @@ class Network(Part):
     outputs: int
     opset: int
     onnx_size_bytes: int
-    widths: list[LayerWidth] = Field(default=[], description="channels before and after slimming")
 
 
-class LayerWidth(Part):
-    """Channels of one group of layers that are cut together."""
+class ChannelGroup(Part):
+    """Layers whose output channels can only be cut together, and what is lost when they are."""
+
+    leader: str = Field(description="layer the group is known by")
+    members: list[str] = Field(description="all layers that lose output channels with it")
+    width: int = Field(ge=1, description="channels before anything is cut")
+    lost: list[tuple[int, Fraction]] = Field(
+        max_length=64,
+        description="channels removed, share of the criterion's total lost; thinned out in wide groups",
+    )
+
+
+class KeptChannels(Part):
+    """What one student keeps of a group."""
+
+    leader: str
+    channels: list[int] = Field(description="the teacher's output channels that stay, counted from 0")
+    lost: Fraction = Field(description="share of the criterion's total that goes with the others")
+
+
+class Budget(Part):
+    """What a student may cost, was predicted to cost and costs; counts, bytes or milliseconds."""
+
+    kind: Literal["macs", "parameters", "bytes", "latency_ms"]
+    limit: float
+    before: float = Field(description="cost of the network uncut")
+    predicted: float
+    achieved: float | None = Field(description="null before anything is built")
+    achieved_interval: Interval | None = Field(description="95 % interval of a time; counts have none")
+    achieved_on: str | None = Field(description="what was counted or measured")
+    verdict: Literal["holds", "too close to call", "exceeded"] | None = Field(
+        description="too close to call: the limit lies within the interval"
+    )
+
+
+class Slimmed(Part):
+    """The structure of one student."""
+
+    network: str
+    groups: list[KeptChannels]
+    budget: Budget | None = Field(description="null where the plan was made by hand")
+
+
+class UncutLayer(Part):
+    """A layer that is left whole."""
 
     layer: str
-    before: int
-    after: int
+    reason: str
+
+
+class Structure(Part):
+    """What scoring found, and what every student keeps."""
+
+    criterion: str = Field(description="what put the channels in order")
+    groups: list[ChannelGroup] = Field(description="in the network's own order")
+    students: list[Slimmed]
+    uncut: list[UncutLayer]
+    warnings: list[str] = Field(description="what makes the order less sure")
 
 
 class Latency(Part):
@@ -210,6 +261,7 @@ class Record(Part):
     data: DataSource
     task: TaskInfo
     networks: list[Network]
+    structure: Structure | None = Field(description="null where nothing is slimmed")
     targets: list[Target]
     results: list[Result]
     gates: list[Gate]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.build import plan
+from pipeline.build import needed, plan
 from pipeline.config import Settings, load_settings
 from pipeline.products import BuildTarget, published, resolve_targets, variants_of
 from pipeline.publish import publish
@@ -87,9 +87,10 @@ class Session:
         return BuildResult(len(stages) + 1, self.runner.ran, self.output, changed)
 
     def run_only(self, *names: str) -> dict[str, Entry]:
-        """Run some stages that need no others, and return their outputs."""
+        """Run some stages and those they take from, and return their outputs."""
+        stages = needed(self.stages(), names)
         self._prepare()
-        self.runner.run([stage for stage in self.stages() if stage.name in names])
+        self.runner.run(stages)
         return self.runner.entries
 
     def explain(self) -> list[Decision]:

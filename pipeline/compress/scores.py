@@ -39,6 +39,15 @@ class GroupScores(BaseModel):
         return Removal(tuple(self.order), tuple(self.lost), self.total)
 
 
+class UncutLayer(BaseModel):
+    """A layer that is left whole."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layer: str
+    reason: str
+
+
 class Scores(BaseModel):
     """All groups of a network."""
 
@@ -47,6 +56,8 @@ class Scores(BaseModel):
     schema_: str = Field(default=SCORES_SCHEMA, alias="schema")
     criterion: str
     groups: list[GroupScores]
+    uncut: list[UncutLayer] = Field(default=[], description="layers that are left whole, and why")
+    warnings: list[str] = Field(default=[], description="what makes the order less sure")
 
     def save(self, path: Path) -> None:
         """Write as JSON."""

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pipeline.onnxmodel.tensors import all_graphs, all_tensors, load_external_data
+from pipeline.onnxmodel.tensors import all_graphs, all_tensors, load_external_data, stored_bytes
 from targets.errors import ModelError
 from targets.tensors import one_line
 from targets.toolchain import TensorSpec
@@ -33,6 +33,7 @@ class ModelFacts:
         operators: operator → how many nodes; custom ones as "domain::operator".
         custom_operators: the operators that are not ONNX's own; a runtime may not have them.
         parameters: elements of all float initialisers.
+        weight_bytes: of all initialisers.
         size_bytes: of the model as one file, weights included.
     """
 
@@ -42,6 +43,7 @@ class ModelFacts:
     operators: dict[str, int]
     custom_operators: tuple[str, ...]
     parameters: int
+    weight_bytes: int
     size_bytes: int
 
 
@@ -98,6 +100,7 @@ def describe(model: onnx.ModelProto) -> ModelFacts:
         operators=dict(sorted(operators.items())),
         custom_operators=tuple(sorted(name for name in operators if "::" in name)),
         parameters=sum(int(np.prod(tensor.dims)) for tensor in floats),
+        weight_bytes=stored_bytes(model),
         size_bytes=model.ByteSize(),
     )
 

@@ -39,6 +39,14 @@ def all_tensors(model: onnx.ModelProto, *, attributes: bool = True) -> Iterator[
             yield from _attribute_tensors(function.node)
 
 
+def stored_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of all initialisers of a model that was checked: its weights, without its graph."""
+    return sum(
+        -(-math.prod(tensor.dims) * _bits(tensor.data_type) // 8)
+        for tensor in all_tensors(model, attributes=False)
+    )
+
+
 def load_external_data(model: onnx.ModelProto, path: Path, max_bytes: int) -> None:
     """Load every tensor that lies in another file.
 

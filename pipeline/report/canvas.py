@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# One for each variant, told apart by shape as well as by colour; the page has the same in its style sheet.
+# A network has a colour, a precision a shape; the page has the same in its style sheet.
 MARKERS = ("o", "s", "^", "D", "v", "P")
 # Stand-ins that matplotlib draws with; svg.inline puts the page's own colours in their place.
 SERIES = tuple(f"#0000f{number}" for number in range(len(MARKERS)))
@@ -23,6 +23,19 @@ COLOURS = {colour: f"var(--series-{number})" for number, colour in enumerate(SER
 COLOURS |= {INK: "var(--ink-soft)", FAINT: "var(--line)"}
 LOGARITHMIC_FROM = 3.0
 POINTS_PER_INCH = 72
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What stands for a variant in every table and plot: numbers of its colour and shape."""
+
+    colour: int
+    shape: int
+
+    @classmethod
+    def numbered(cls, colour: int, shape: int) -> Mark:
+        """The mark of these numbers, which start again where there are no more."""
+        return cls(colour % len(SERIES), shape % len(MARKERS))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.record import RECORD_SCHEMA, Record
+from pipeline.record import RECORD_SCHEMA, Record, Structure
 from targets.errors import ConfigError, StageError
 
 MOST_FAULTS_SHOWN = 5
@@ -68,8 +68,9 @@ def check(record: Record, where: str = "build record") -> None:
     """See to it that the parts of a record fit together.
 
     Raises:
-        ConfigError: a result, speed-up or product names something the record does not hold, or a confusion
-            matrix does not have one row and one column an output.
+        ConfigError: a result, speed-up or product names something the record does not hold, a confusion
+            matrix does not have one row and one column an output, or a student keeps channels that its
+            groups do not have.
     """
     faults = [*_broken_references(record), *_misshapen(record)]
     if faults:
@@ -90,19 +91,35 @@ def _broken_references(record: Record) -> list[str]:
     faults = [fault for fault, pair in zip(faults, wanted, strict=True) if pair not in engines]
     faults += [f"no target {name!r}" for name in sorted({name for name, _ in engines} - targets)]
     faults += [f"no target {name!r}" for name in sorted(set(record.environments) - targets)]
-    used = {result.network for result in record.results}
+    students = record.structure.students if record.structure else []
+    used = {result.network for result in record.results} | {student.network for student in students}
     return faults + [f"no network {name!r}" for name in sorted(used - networks)]
 
 
 def _misshapen(record: Record) -> list[str]:
     outputs = len(record.task.outputs)
-    faults = []
+    faults = _misfits(record.structure) if record.structure else []
     for result in record.results:
         matrix = result.accuracy.confusion
         if len(matrix) != outputs or any(len(row) != outputs for row in matrix):
             faults.append(f"confusion matrix of {result.variant!r} is not {outputs} × {outputs}")
         if [score.label for score in result.accuracy.classes] != record.task.outputs:
             faults.append(f"classes of {result.variant!r} are not the outputs of the task")
+    return faults
+
+
+def _misfits(structure: Structure) -> list[str]:
+    """What a student keeps must be channels of the groups there are, of each of them."""
+    widths = {group.leader: group.width for group in structure.groups}
+    faults = []
+    for student in structure.students:
+        if sorted(kept.leader for kept in student.groups) != sorted(widths):
+            faults.append(f"groups of {student.network!r} are not those that were scored")
+            continue
+        for kept in student.groups:
+            if kept.channels != sorted(set(kept.channels) & set(range(widths[kept.leader]))):
+                whose = f"{kept.leader!r} kept by {student.network!r}"
+                faults.append(f"channels of {whose} are not its own, each once and rising")
     return faults
 
 

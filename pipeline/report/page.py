@@ -1,4 +1,4 @@
-"""Write the three files of a report."""
+"""Write the three files of a report, and the page of scores alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.record import Record
+from pipeline.record import Record, Structure
 from pipeline.report.document import check, to_json
 from targets.errors import StoreError
 
@@ -44,6 +44,30 @@ def render(record: Record, folder: Path) -> None:
     )
 
 
+def render_scores(structure: Structure, project: str, edgewright_version: str, folder: Path) -> None:
+    """Write scores.html: what scoring found and every student keeps, before anything is built.
+
+    Args:
+        structure: all that is shown.
+        project: name of what would be built.
+        edgewright_version: of the program that scored.
+        folder: where the file goes; made when missing.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    from pipeline.report.structure import view
+
+    networks = ["teacher", *(student.network for student in structure.students)]
+    context = {
+        "structure": view(structure, networks),
+        "project": project,
+        "edgewright_version": edgewright_version,
+    }
+    page = _environment().get_template("scores.html.j2").render(context)
+    _write(folder, {"scores.html": page})
+
+
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -65,7 +89,7 @@ def markdown(text: object) -> str:
 
 
 def _context(record: Record) -> dict[str, Any]:
-    from pipeline.report import provenance, results, scores, timing
+    from pipeline.report import provenance, results, scores, structure, timing
     from pipeline.report.wording import wording
 
     targets = results.all_targets(record)
@@ -82,6 +106,8 @@ def _context(record: Record) -> dict[str, Any]:
             for product in target.products
         },
         "networks": provenance.networks(record),
+        "structure": record.structure
+        and structure.view(record.structure, [network.name for network in record.networks]),
         "gates": provenance.gate_rows(record.gates),
         "gate_columns": [provenance.METRICS[metric][0] for metric in provenance.metric_columns(record.gates)],
         "gate_summary": provenance.gate_summary(record.gates),

@@ -23,17 +23,6 @@ ACRONYMS = {"cpu": "CPU", "smt": "SMT"}
 
 
 @dataclass(frozen=True)
-class Width:
-    """Channels of one group of layers; lengths are shares of the widest group, in percent."""
-
-    layer: str
-    before: int
-    after: int
-    length_before: float
-    length_after: float
-
-
-@dataclass(frozen=True)
 class NetworkRow:
     """One network, in the units of the table's columns."""
 
@@ -42,7 +31,6 @@ class NetworkRow:
     macs: str
     onnx_size: str
     input_shape: str
-    widths: list[Width]
 
 
 @dataclass(frozen=True)
@@ -109,7 +97,6 @@ def networks(record: Record) -> NetworkTable:
             macs=macs.write(network.macs),
             onnx_size=sizes.write(network.onnx_size_bytes),
             input_shape=" × ".join("any" if size < 0 else str(size) for size in network.input_shape),
-            widths=_widths(network),
         )
         for network in record.networks
     ]
@@ -221,20 +208,6 @@ def _spoken(name: str) -> str:
     words = [ACRONYMS.get(word, word) for word in name.split("_")]
     unit = UNITS.get(words[-1])
     return f"{' '.join(words[:-1])}, {unit}" if unit and len(words) > 1 else " ".join(words)
-
-
-def _widths(network: Network) -> list[Width]:
-    widest = max((width.before for width in network.widths), default=1) or 1
-    return [
-        Width(
-            layer=width.layer,
-            before=width.before,
-            after=width.after,
-            length_before=round(100 * width.before / widest, 2),
-            length_after=round(100 * width.after / widest, 2),
-        )
-        for width in network.widths
-    ]
 
 
 def _figure(check: GateCheck) -> Figure:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.record import Record, Result, Speedup, Target
-from pipeline.report.canvas import MARKERS, Naming
+from pipeline.report.canvas import Mark, Naming
 from pipeline.report.numbers import Measured, Unit, byte_unit, count_unit, measured, measured_column
 from pipeline.report.tradeoff import Point, tradeoff
 from pipeline.report.wording import Wording, wording
@@ -40,7 +41,7 @@ class Variant:
     """One row of the table of variants, in the units of its columns."""
 
     result: Result
-    series: int
+    mark: Mark
     accuracy: Measured
     median: Measured
     comparisons: list[Comparison]
@@ -77,7 +78,7 @@ class TargetResults:
 
     def tradeoff(self) -> str:
         """The plot of accuracy against latency, as an SVG element."""
-        points = [Point(variant.result, variant.series) for variant in self.variants]
+        points = [Point(variant.result, variant.mark) for variant in self.variants]
         seen = "; ".join(
             f"{variant.name}: {variant.median} ms, {self.words.short} {variant.accuracy} %"
             for variant in self.variants
@@ -99,10 +100,31 @@ def compare(speedup: Speedup) -> Comparison:
     return Comparison(kind, symbol, verdict, speedup.baseline, ratio)
 
 
-def series_of(record: Record) -> dict[str, int]:
-    """Return variant → number of its colour and shape, the same in every table and plot."""
-    names = dict.fromkeys(result.variant for result in record.results)
-    return {name: number % len(MARKERS) for number, name in enumerate(names)}
+def marks_of(record: Record) -> dict[str, Mark]:
+    """Return variant → its mark, the same in every table and plot: colour by network, shape by precision."""
+    networks = [network.name for network in record.networks]
+    precisions = list(dict.fromkeys(result.precision for result in record.results))
+    return {
+        result.variant: Mark.numbered(networks.index(result.network), precisions.index(result.precision))
+        for result in record.results
+    }
+
+
+def shown_speedups(results: Sequence[Result]) -> list[list[Speedup]]:
+    """Return those comparisons of each result that a table shows.
+
+    A result is compared with those before it that are baselines or of its own network: every pair that tells
+    something stands once, and a family of many students does not fill the table with pairs of siblings.
+    """
+    shown = []
+    for place, result in enumerate(results):
+        others = {
+            other.variant
+            for other in results[:place]
+            if other.role == "baseline" or other.network == result.network
+        }
+        shown.append([speedup for speedup in result.speedups if speedup.baseline in others])
+    return shown
 
 
 def all_targets(record: Record) -> list[TargetResults]:
@@ -115,20 +137,22 @@ def _target(record: Record, target: Target, number: int) -> TargetResults:
     macs = {network.name: network.macs for network in record.networks}
     sizes = [size for result in results for size in (result.engine.size_bytes, result.engine.onnx_size_bytes)]
     size_unit, mac_unit = byte_unit(sizes), count_unit(macs[result.network] for result in results)
-    series = series_of(record)
+    marks = marks_of(record)
     accuracies = [(result.accuracy.top1, *result.accuracy.top1_interval) for result in results]
     variants = [
         Variant(
             result=result,
-            series=series[result.variant],
+            mark=marks[result.variant],
             accuracy=accuracy,
             median=measured(result.latency.median_ms, *result.latency.median_interval_ms),
-            comparisons=[compare(speedup) for speedup in result.speedups],
+            comparisons=[compare(speedup) for speedup in speedups],
             engine_size=size_unit.write(result.engine.size_bytes),
             onnx_size=size_unit.write(result.engine.onnx_size_bytes),
             macs=mac_unit.write(macs[result.network]),
         )
-        for result, accuracy in zip(results, measured_column(accuracies, scale=100), strict=True)
+        for result, accuracy, speedups in zip(
+            results, measured_column(accuracies, scale=100), shown_speedups(results), strict=True
+        )
     ]
     words = wording(record.data.labels)
     return TargetResults(target, f"target-{number}", variants, words, size_unit, mac_unit)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.record import Latency
-from pipeline.report.canvas import INK, SERIES, Naming, element, frame, new_figure, scale, style
+from pipeline.report.canvas import INK, SERIES, Mark, Naming, element, frame, new_figure, scale, style
 from pipeline.report.numbers import significant
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Milliseconds = NDArray[np.float64]
 
 
-def spread(latency: Latency, ceiling: float, series: int, naming: Naming) -> str:
+def spread(latency: Latency, ceiling: float, mark: Mark, naming: Naming) -> str:
     """Plot every sample in the order taken and, on the same axis, their histogram.
 
     The line is the median, the band its interval. Samples above the ceiling, in milliseconds, are marked at
@@ -30,11 +30,11 @@ def spread(latency: Latency, ceiling: float, series: int, naming: Naming) -> str
         shown = times[times <= ceiling]
         for axes in (run, bars):
             frame(axes)
-            axes.axhspan(*latency.median_interval_ms, color=SERIES[series], alpha=0.25, linewidth=0)
+            axes.axhspan(*latency.median_interval_ms, color=SERIES[mark.colour], alpha=0.25, linewidth=0)
             axes.axhline(latency.median_ms, color=INK, linewidth=1)
         scale(run, "y", float(shown.min()), float(shown.max()), padding=0.06)
-        _draw_run(run, times, ceiling, SERIES[series])
-        _draw_histogram(bars, shown, SERIES[series])
+        _draw_run(run, times, ceiling, SERIES[mark.colour])
+        _draw_histogram(bars, shown, SERIES[mark.colour])
         _label_median(bars, latency)
         run.set_title("ms", loc="left")
         return element(figure, naming)

@@ -70,7 +70,7 @@ def _plot(variant: Variant, name: str, target: str) -> str:
         f"{significant(latency.max_ms)} ms, median {variant.median} ms."
     )
     naming = Naming(name, f"Latency of {variant.name} on {target}", description)
-    return spread(latency, _ceiling(latency), variant.series, naming)
+    return spread(latency, _ceiling(latency), variant.mark, naming)
 
 
 def _ceiling(latency: Latency) -> float:

@@ -1,4 +1,4 @@
-"""The plot of accuracy against latency, with a label at every point."""
+"""The plot of accuracy against latency, with a label at every point where all of them have room."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.record import Result
-from pipeline.report.canvas import FAINT, MARKERS, SERIES, Naming, element, frame, new_figure, scale, style
+from pipeline.report.canvas import (
+    FAINT,
+    MARKERS,
+    SERIES,
+    Mark,
+    Naming,
+    element,
+    frame,
+    new_figure,
+    scale,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,11 +41,11 @@ class Point:
     """One variant in the plot of accuracy against latency."""
 
     result: Result
-    series: int
+    mark: Mark
 
 
 def tradeoff(points: Sequence[Point], naming: Naming, score: str) -> str:
-    """Plot accuracy, called `score`, against median latency, both with their intervals; one label a point."""
+    """Plot accuracy, called `score`, against median latency, both with their intervals."""
     from matplotlib.ticker import MaxNLocator
 
     with style(naming):
@@ -61,8 +72,8 @@ def _draw_point(axes: Axes, point: Point) -> None:
         100 * accuracy.top1,
         xerr=_reach(latency.median_ms, latency.median_interval_ms),
         yerr=_reach(100 * accuracy.top1, (100 * accuracy.top1_interval[0], 100 * accuracy.top1_interval[1])),
-        fmt=MARKERS[point.series],
-        color=SERIES[point.series],
+        fmt=MARKERS[point.mark.shape],
+        color=SERIES[point.mark.colour],
         markersize=8,
         elinewidth=1.5,
         capsize=3,
@@ -74,10 +85,14 @@ def _reach(value: float, interval: tuple[float, float]) -> list[list[float]]:
 
 
 def _place_labels(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
-    """Write each variant's name at the first place beside its point where nothing else is."""
+    """Write each variant's name at the first place beside its point where nothing else is.
+
+    Where one finds no such place there are too many to be read, and none is written: the page has a legend.
+    """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     taken = [_mark(axes, point) for point in points]
+    labels: list[Annotation] = []
     for point in points:
         for place in PLACES:
             label = _label(axes, point, place)
@@ -85,10 +100,13 @@ def _place_labels(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
             inside = axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and axes.bbox.y0 <= box.y0
             if inside and box.y1 <= figure.bbox.y1 and not box.count_overlaps(taken):
                 taken.append(box)
+                labels.append(label)
                 break
             label.remove()
         else:
-            _label(axes, point, PLACES[0])
+            for label in labels:
+                label.remove()
+            return
 
 
 def _label(axes: Axes, point: Point, place: Place) -> Annotation:
@@ -100,7 +118,7 @@ def _label(axes: Axes, point: Point, place: Place) -> Annotation:
         (point.result.latency.median_ms, 100 * at),
         xytext=offset,
         textcoords="offset points",
-        color=SERIES[point.series],
+        color=SERIES[point.mark.colour],
         fontweight="bold",
         ha=horizontal,
         va=vertical,

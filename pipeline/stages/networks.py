@@ -20,8 +20,6 @@ from pipeline.stages.loading import BATCH, examples, fresh, input_shape, load_ne
 from pipeline.task import Task
 from targets.errors import ModelError
 
-BATCH = 128
-
 
 def take_teacher(context: Context) -> None:
     """Read a checkpoint into its network. Artefacts: weights.safetensors, facts.json."""

@@ -35,6 +35,7 @@ def simplify_onnx(context: Context) -> None:
     document: dict[str, Any] = nodes | {
         "macs": count_macs(model),
         "parameters": facts.parameters,
+        "weight_bytes": facts.weight_bytes,
         "onnx_size_bytes": out.stat().st_size,
         "inputs": [asdict(spec) for spec in facts.inputs],
         "outputs": [asdict(spec) for spec in facts.outputs],

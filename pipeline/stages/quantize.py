@@ -48,6 +48,9 @@ def write_qdq(context: Context) -> None:
         percentile=settings["percentile"],
         ignore=settings["ignore"],
     )
-    facts = {"onnx_size_bytes": out.stat().st_size}
+    facts = {
+        "weight_bytes": describe(read_model(out)).weight_bytes,
+        "onnx_size_bytes": out.stat().st_size,
+    }
     for name, document in (("summary", summary.document()), ("facts", facts)):
         (context.out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.record import Record
+from pipeline.record import Record, Structure
 from pipeline.report import render
 from pipeline.report.headline import headlines
 from pipeline.report.wording import wording
+from pipeline.slimming import Achieved, achieved, planned_cost, structure
 from pipeline.stage import Context
 from pipeline.task import Task
 from targets.toolchain import Engine
@@ -76,6 +77,7 @@ def assemble(settings: Mapping[str, Any], artefacts: Artefacts) -> Record:
             | {"labels": settings["labels"]},
             "task": _task(artefacts),
             "networks": [_network(name, build, artefacts) for name in networks],
+            "structure": _structure(settings, results, artefacts),
             "targets": [
                 _target(target, results[target["name"]], settings["labels"], artefacts)
                 for target in settings["targets"]
@@ -109,8 +111,6 @@ def _task(artefacts: Artefacts) -> dict[str, Any]:
 def _network(name: str, build: Mapping[str, Any], artefacts: Artefacts) -> dict[str, Any]:
     facts = artefacts(f"simplify {name}", "facts.json")
     torch_facts = artefacts(name, "facts.json")
-    plan = artefacts(f"structure {name}", "plan.json")
-    widths, kept = (plan["widths"], plan["keep"]) if plan else ({}, {})
     return {
         "name": name,
         "origin": torch_facts["origin"] if torch_facts else f"ONNX file {build['model']['onnx']}",
@@ -120,10 +120,45 @@ def _network(name: str, build: Mapping[str, Any], artefacts: Artefacts) -> dict[
         "outputs": facts["outputs"][0]["shape"][-1],
         "opset": facts["opset"],
         "onnx_size_bytes": facts["onnx_size_bytes"],
-        "widths": [
-            {"layer": layer, "before": width, "after": len(kept[layer])} for layer, width in widths.items()
-        ],
     }
+
+
+def _structure(
+    settings: Mapping[str, Any], results: Mapping[str, list[dict[str, Any]]], artefacts: Artefacts
+) -> Structure | None:
+    """What scoring found and every student keeps; None where nothing is slimmed."""
+    scores = artefacts("scores", "scores.json")
+    if scores is None:
+        return None
+    names = [stage["name"] for stage in settings["stages"] if stage["name"].startswith("structure ")]
+    plans = {name.removeprefix("structure "): artefacts(name, "plan.json") for name in names}
+    costs = {name: planned_cost(plan) for name, plan in plans.items()}
+    return structure(
+        scores,
+        plans,
+        {
+            name: _achieved(name, cost["kind"], settings, results, artefacts)
+            for name, cost in costs.items()
+            if cost is not None
+        },
+    )
+
+
+def _achieved(
+    student: str,
+    kind: str,
+    settings: Mapping[str, Any],
+    results: Mapping[str, list[dict[str, Any]]],
+    artefacts: Artefacts,
+) -> Achieved:
+    products = [
+        result | {"weight_bytes": artefacts(variant["onnx_stage"], "facts.json")["weight_bytes"]}
+        for target in settings["targets"]
+        for variant, result in zip(target["variants"], results[target["name"]], strict=True)
+        if variant["network"] == student and variant["role"] == "product"
+    ]
+    target = settings["settings"]["student"]["target"] or settings["targets"][0]["name"]
+    return achieved(kind, artefacts(f"simplify {student}", "facts.json"), products, target)
 
 
 def _results(target: Mapping[str, Any], artefacts: Artefacts) -> list[dict[str, Any]]:

@@ -250,3 +250,16 @@ def test_macs_of_gemm_and_matmul():
 def test_macs_need_fixed_sizes():
     with pytest.raises(ModelError, match="dimension 2 of input 'input' is dynamic"):
         count_macs(single("Conv", (4, 3, 3, 3), ["n", 3, "h", 8], ["n", 4, "a", 6]))
+
+
+def test_weights_are_counted_in_the_bits_they_are_stored_in():
+    model = residual_net()
+    floats = describe(model).parameters
+    assert describe(model).weight_bytes == 4 * floats
+    model.graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.zeros((3, 5), np.int8), "quantized"),
+            helper.make_tensor("packed", TensorProto.INT4, [7], [1] * 7),
+        ]
+    )
+    assert describe(model).weight_bytes == 4 * floats + 15 + 4

@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 from browser import NAMES, find, look
-from example_record import document, example, onnx_start
+from example_record import document, example, family, onnx_start
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +27,7 @@ from pipeline.report.numbers import NOTHING, against, byte_unit, measured, measu
 from pipeline.report.page import markdown
 from pipeline.report.results import compare
 from pipeline.report.scores import confusion
+from pipeline.report.structure import spoken
 from pipeline.report.wording import wording
 from targets.errors import ConfigError, StageError, StoreError
 
@@ -157,8 +158,8 @@ def test_page_asks_the_network_for_nothing(page: Page) -> None:
 
 def test_page_shows_its_sections_in_order(page: Page) -> None:
     assert [attributes["id"] for attributes in page.all("section") if "id" in attributes] == [
-        *("results", "tradeoff", "latency", "recall", "confusion", "networks", "gates", "stages", "machines"),
-        *("data", "settings", "reproduce"),
+        *("results", "tradeoff", "latency", "recall", "confusion", "networks", "structure", "gates"),
+        *("stages", "machines", "data", "settings", "reproduce"),
     ]
     main = page.text.index("edgewright build report")
     headlines = [page.text.index(target.headlines[0]) for target in example(ALL_TARGETS).targets]
@@ -176,8 +177,10 @@ def test_page_is_accessible(page: Page) -> None:
     for _, attributes in page.elements:
         assert set(attributes.get("aria-labelledby", "").split()) <= set(identifiers)
     plots = page.all("svg")
-    assert len(plots) == 3 + 9
-    assert all(plot["role"] == "img" and len(plot["aria-labelledby"].split()) == 2 for plot in plots)
+    strips = [plot for plot in plots if "strip" in plot.get("class", "")]
+    assert len(strips) == 5 and len(plots) - len(strips) == 3 + 9 + 5
+    assert all(plot["role"] == "img" for plot in plots)
+    assert all(len(plot["aria-labelledby"].split()) == (1 if plot in strips else 2) for plot in plots)
     assert [level for level, _ in page.elements if level == "h1"] == ["h1"]
 
 
@@ -252,8 +255,52 @@ def test_smallest_build_has_a_report(tmp_path: Path) -> None:
     text = page_of(Record.model_validate(onnx_start()), tmp_path).text
     assert "model fp32" in text
     assert "No gates were checked." in text
-    assert "Channels of" not in text
+    assert "Structure" not in text
     assert "student" not in text
+
+
+def test_structure_says_what_each_student_keeps_and_whether_its_budget_holds(tmp_path: Path) -> None:
+    page = page_of(Record.model_validate(family()), tmp_path)
+    for said in (
+        "student-0.3ms keeps 220 of 448 channels",
+        "at most 0.3 ms (1.87 before), predicted 0.291, measured 0.282 (0.279–0.285) ms",
+        "✓ holds",
+        "= too close to call",
+        "✗ exceeded",
+        "Warning: Ankle boot has 40 training images",
+        "mixer.conv grouped in 4: channels are tied together",
+        "student-0.3ms: 16 of 32 removed, 14.2 % lost; student-0.2ms: 24 of 32 removed, 44.4 % lost",
+    ):
+        assert said in page.text
+    short = page.text[: page.text.index("Every variant was timed")]
+    assert "✗ Budgets exceeded by student-0.1ms." in short
+    summary = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert (
+        "**Structure.** Channels in the order of joint. Budgets exceeded by student-0.1ms.\n\n- " in summary
+    )
+    assert "8 of 32 channels stay, counted from 0: 0, 3, 7, 10, 14, 17, 21, 28" in page.text
+
+
+@given(st.sets(st.integers(0, 40), min_size=1))
+def test_spoken_channels_can_be_read_back(channels: set[int]) -> None:
+    read: set[int] = set()
+    for part in spoken(sorted(channels)).split(", "):
+        first, _, last = part.partition("–")
+        read |= set(range(int(first), int(last or first) + 1))
+    assert read == channels
+
+
+def test_a_family_is_compared_with_its_teacher_and_itself_while_the_record_has_every_pair(
+    tmp_path: Path,
+) -> None:
+    record = Record.model_validate(family())
+    text = page_of(record, tmp_path).text
+    assert {len(result.speedups) for result in record.results} == {7}
+    table = text[text.index("Speed, × baseline") : text.index("Accuracy and latency Up")]
+    assert "student-0.1ms int8 product" in table
+    assert "than teacher int8" in table and "than student-0.1ms fp32" in table
+    assert not re.search(r"(?:faster|slower) than student-[\d.]+ms int8", table)
+    assert load(tmp_path / "report.json") == record
 
 
 def test_failed_gate_is_named_first_and_in_words(tmp_path: Path) -> None:
@@ -326,6 +373,12 @@ def broken_records() -> dict[str, tuple[str, str]]:
     product["targets"][0]["products"] = ["student int4"]
     matrix = copy.deepcopy(whole)
     matrix["results"][0]["accuracy"]["confusion"].pop()
+    stranger = copy.deepcopy(whole)
+    stranger["structure"]["students"][0]["network"] = "student-50"
+    channels = copy.deepcopy(whole)
+    channels["structure"]["students"][0]["groups"][0]["channels"] = [5, 32]
+    groups = copy.deepcopy(whole)
+    groups["structure"]["students"][0]["groups"].pop()
     return {
         "not JSON": ("{", "not JSON"),
         "nested too deeply": ("[" * 100_000, "not JSON"),
@@ -337,6 +390,9 @@ def broken_records() -> dict[str, tuple[str, str]]:
         "a field too many": (json.dumps(unknown), "extra"),
         "an unknown product": (json.dumps(product), "no result of 'student int4'"),
         "a matrix cut short": (json.dumps(matrix), "not 4 × 4"),
+        "a student that is no network": (json.dumps(stranger), "no network 'student-50'"),
+        "a channel too many": (json.dumps(channels), "channels of 'stem' kept by 'student'"),
+        "a group missing": (json.dumps(groups), "not those that were scored"),
     }
 
 
@@ -425,7 +481,8 @@ def test_page_fits_phone_and_desktop_and_logs_nothing(folder: Path, tmp_path: Pa
     too_wide = '<!doctype html><div style="width: 3000px">wide</div><script>console.error("heard")</script>'
     render(hostile(), tmp_path / "hostile")
     render(Record.model_validate(onnx_start()), tmp_path / "small")
-    places = (folder, tmp_path / "hostile", tmp_path / "small")
+    render(Record.model_validate(family()), tmp_path / "family")
+    places = (folder, tmp_path / "hostile", tmp_path / "small", tmp_path / "family")
     sources = [(place / "report.html").read_text(encoding="utf-8") for place in places]
     pages = [(source, width) for source in sources for width in (390, 1280)]
     widths, console = look(browser, [*pages, (too_wide, 390)], tmp_path)
