@@ -55,11 +55,8 @@ Criterion = Literal[
     "fisher-ratio",
     "di-mask-gradient",
     "di-greedy",
-    "di-logits",
     "reconstruction",
     "discriminant-reconstruction",
-    "response",
-    "joint",
 ]
 OWN_CODE = ("pipeline.",)
 

@@ -1,0 +1,162 @@
+"""A student for 3 of CIFAR-10's 10 classes against its teacher, restricted to the task, in float and in INT8.
+
+    python benchmarks/task_of_three.py CIFAR10_FOLDER TEACHER.safetensors [--out benchmarks/task_of_three.json]
+
+Each task is an ordinary build (`edgewright build`): the structure is decided for a share of the teacher's
+multiply-accumulates, repaired, distilled, quantized, compiled with OpenVINO for this machine, and everything is
+timed in turns in one process. The test split is opened once, by the build's last stages. The teacher is the
+ResNet-20 of `python benchmarks/cifar10.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline.record import Record, Result
+from pipeline.report import load
+from pipeline.session import Session
+from targets import environment
+
+# One task of classes that look unlike each other, one of classes the teacher confuses.
+TASKS = {"vehicles": ("airplane", "automobile", "ship"), "animals": ("cat", "deer", "dog")}
+BUILD = """
+[project]
+name = "{name}"
+seed = {seed}
+
+[data]
+kind = "images"
+path = "{data}"
+select = 0.1
+calibrate = 0.02
+mean = [0.4914, 0.4822, 0.4465]
+std = [0.2470, 0.2435, 0.2616]
+
+[task]
+classes = {classes}
+
+[model]
+factory = "pipeline.zoo:resnet"
+arguments = {{ classes = 10, channels = 3, blocks = [3, 3, 3], widths = [16, 32, 64] }}
+checkpoint = "{teacher}"
+
+[student]
+macs = {share}
+minimum_width = {minimum}
+alignment = {minimum}
+importance = "discriminant-reconstruction"
+
+[student.training]
+epochs = {epochs}
+learning_rate = 0.05
+flip = true
+shift = 4
+average = 0.995
+
+[quantize]
+samples = 512
+
+[[targets]]
+device = "this-machine"
+toolchain = "openvino"
+
+[[targets]]
+device = "any-onnxruntime"
+"""
+
+
+def build(name: str, arguments: argparse.Namespace, seed: int) -> Record:
+    """Build one task's student and return the record."""
+    folder = arguments.work / f"{name}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = BUILD.format(
+        name=name,
+        seed=seed,
+        data=arguments.data.resolve(),
+        classes=json.dumps(TASKS[name]),
+        teacher=arguments.teacher.resolve(),
+        share=arguments.share,
+        minimum=arguments.minimum,
+        epochs=arguments.epochs,
+    )
+    (folder / "build.toml").write_text(text, encoding="utf-8")
+    session = Session(folder / "build.toml")
+    session.build()
+    return load(session.output / "report.json")
+
+
+def row(record: Record, name: str, seed: int) -> list[dict[str, Any]]:
+    """What each target came to."""
+    macs = {network.name: network.macs for network in record.networks}
+    rows = []
+    for target in record.targets:
+        results = {result.variant: result for result in record.results if result.target == target.name}
+        student = results["student int8"]
+        rows.append(
+            {
+                "task": name,
+                "seed": seed,
+                "target": target.name,
+                "macs_ratio": macs["teacher"] / macs["student"],
+                "student": figures(student),
+                "student fp32": figures(results["student fp32"]),
+                "teacher fp32": figures(results["teacher fp32"]),
+                "teacher int8": figures(results["teacher int8"]),
+                "speedups": {
+                    faster.baseline: {"ratio": faster.ratio, "interval": faster.interval}
+                    for faster in student.speedups
+                },
+            }
+        )
+    return rows
+
+
+def figures(result: Result) -> dict[str, Any]:
+    """Accuracy, time and size of one engine."""
+    return {
+        "top1": result.accuracy.top1,
+        "top1_interval": result.accuracy.top1_interval,
+        "images": result.accuracy.images,
+        "median_ms": result.latency.median_ms,
+        "median_interval_ms": result.latency.median_interval_ms,
+        "onnx_size_bytes": result.engine.onnx_size_bytes,
+    }
+
+
+def main() -> None:
+    """Build every task, write what they came to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder with train/<class>/ and test/<class>/")
+    parser.add_argument("teacher", type=Path, help="ResNet-20 of all ten classes")
+    parser.add_argument("--share", type=float, default=0.095, help="of the teacher's multiply-accumulates")
+    parser.add_argument("--minimum", type=int, default=4, help="channels no layer goes below")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--work", type=Path, default=Path("task-of-three"), help="folder for the builds")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/task_of_three.json"))
+    parser.add_argument("--clean", action="store_true", help="begin anew")
+    arguments = parser.parse_args()
+    if arguments.clean:
+        shutil.rmtree(arguments.work, ignore_errors=True)
+    rows = [
+        each
+        for name in arguments.tasks
+        for seed in range(arguments.seeds)
+        for each in row(build(name, arguments, seed), name, seed)
+    ]
+    document = {
+        "share": arguments.share,
+        "epochs": arguments.epochs,
+        "machine": environment.facts(),
+        "rows": rows,
+    }
+    arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
