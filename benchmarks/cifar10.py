@@ -1,6 +1,6 @@
 """Pruning on CIFAR-10: a dense baseline of our own, then what is left of it at a share of its operations.
 
-    python benchmarks/cifar10.py CIFAR10_FOLDER [--network resnet20] [--shares 0.5 0.25] [--out benchmarks/cifar10]
+    python benchmarks/cifar10.py CIFAR10_FOLDER [--network resnet20] [--shares 0.5 0.25] [--out …]
 
 The dense network is trained, cut to each share by each criterion, repaired in closed form, tested, distilled
 for a few epochs, and tested again. Nothing is chosen on the test split: recipes are fixed, the best epoch is
@@ -47,6 +47,7 @@ from targets.preprocess import Preprocess
 
 SHAPE = (1, 3, 32, 32)
 PREPROCESS = Preprocess(scale=1 / 255, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+COMPARED = ("discriminant-reconstruction", "l1")
 SELECT = 5000
 SCORING = 2048
 TRAINING = FitSettings(

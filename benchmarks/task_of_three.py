@@ -1,10 +1,10 @@
 """A student for 3 of CIFAR-10's 10 classes against its teacher, restricted to the task, in float and in INT8.
 
-    python benchmarks/task_of_three.py CIFAR10_FOLDER TEACHER.safetensors [--out benchmarks/task_of_three.json]
+    python benchmarks/task_of_three.py CIFAR10_FOLDER TEACHER.safetensors [--share 0.095] [--out …]
 
 Each task is an ordinary build (`edgewright build`): the structure is decided for a share of the teacher's
-multiply-accumulates, repaired, distilled, quantized, compiled with OpenVINO for this machine, and everything is
-timed in turns in one process. The test split is opened once, by the build's last stages. The teacher is the
+multiply-accumulates, repaired, distilled, quantized, compiled with OpenVINO for this machine, and everything
+is timed in turns in one process. The test split is opened once, by the last stages. The teacher is the
 ResNet-20 of `python benchmarks/cifar10.py`.
 """
 
