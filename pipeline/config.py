@@ -199,7 +199,9 @@ class StudentSection(Section):
         default=None, description="widths are multiples of it; by default what suits all targets"
     )
     minimum_width: Count = Field(default=8, description="channels no layer goes below")
-    importance: Criterion = Field(default="l1", description="criterion that says which channels stay")
+    importance: Criterion = Field(
+        default="discriminant-reconstruction", description="criterion that says which channels stay"
+    )
     scoring_images: Count = Field(default=1024, description="training images criteria and repair look at")
     repair: bool = Field(default=True, description="refit the cut network in closed form before training")
     training: StudentTrainingSection = StudentTrainingSection()
