@@ -38,7 +38,7 @@ def main() -> None:
     _die_with(request["parent"])
     with os.fdopen(request["events"], "w", encoding="utf-8", buffering=1) as events:
         if "rank" in request:
-            _leave(request, _attempt(_run, request, events))
+            _be_member(request, events)
         work = launch if request["processes"] > 1 else _run
         _send(events, **_attempt(work, request, events))
 
@@ -58,8 +58,12 @@ def _attempt(
         return {"crash": f"{type(bug).__name__}: {bug}"}
 
 
-def _leave(request: dict[str, Any], word: dict[str, Any]) -> NoReturn:
-    """One of several: leave the last word and go, without waiting for threads that wait for the others."""
+def _be_member(request: dict[str, Any], events: IO[str]) -> NoReturn:
+    """One of several: leave the last word and go at once; threads may wait for the others for ever."""
+    try:
+        word = _attempt(_run, request, events)
+    except SystemExit as leaving:
+        os._exit(leaving.code if isinstance(leaving.code, int) else 1)
     path = Path(request["folder"]) / f"word-{request['rank']}.json"
     path.write_text(json.dumps(word | {"at": time.monotonic()}), encoding="utf-8")
     sys.stdout.flush()

@@ -23,6 +23,10 @@ from pipeline.compress.groups import Group
 from pipeline.compress.shapes import Shapes, find_shapes
 from pipeline.compress.structure import Plan, PlannedCost
 
+# No group is left less than this share of what the uniform allocation would leave it: criteria look at one
+# group at a time, with all others whole, and some of them see too late that a group has become a bottleneck.
+LEAST_SHARE = 0.5
+
 Allocation = Literal["uniform", "information"]
 Levels = Mapping[str, Sequence[int]]
 Losses = Mapping[str, NDArray[np.float64]]
@@ -51,16 +55,14 @@ def make_plan(
         ConfigError: even the narrowest network costs more; the message says how much.
     """
     levels = width_levels(shapes.full, alignment, minimum)
-    widths = (
-        uniform(levels, budget)
-        if allocation == "uniform"
-        else by_information(
-            {leader: losses(removal[leader], steps) for leader, steps in levels.items()}, levels, budget
-        )
-    )
+    widths = uniform(levels, budget)
+    if allocation == "information":
+        levels = not_below(levels, widths)
+        lost = {leader: losses(removal[leader], steps) for leader, steps in levels.items()}
+        widths = by_information(lost, levels, budget)
     keep = {leader: removal[leader].keep(width) for leader, width in widths.items()}
-    lost = {leader: _share_lost(removal[leader], width) for leader, width in widths.items()}
-    return _plan(shapes, budget, keep, allocation).model_copy(update={"lost": lost})
+    shares = {leader: _share_lost(removal[leader], width) for leader, width in widths.items()}
+    return _plan(shapes, budget, keep, allocation).model_copy(update={"lost": shares})
 
 
 def plan_uniform(
@@ -99,6 +101,13 @@ def width_levels(full: Mapping[str, int], alignment: int, minimum: int) -> dict[
     """Leader → the widths a group may have, rising: the narrowest, multiples of the alignment, all of it."""
     floor = -(-max(alignment, minimum) // alignment) * alignment
     return {leader: [*range(floor, width, alignment), width] for leader, width in full.items()}
+
+
+def not_below(levels: Levels, widths: Mapping[str, int], share: float = LEAST_SHARE) -> dict[str, list[int]]:
+    """The levels that are at least a share of these widths."""
+    return {
+        leader: [step for step in steps if step >= share * widths[leader]] for leader, steps in levels.items()
+    }
 
 
 def losses(removal: Removal, levels: Sequence[int]) -> NDArray[np.float64]:
@@ -142,7 +151,7 @@ def by_information(lost: Losses, levels: Levels, budget: Budget) -> dict[str, in
 
     From full width on, the step of a group, over one level or several, that loses least for what it saves is
     taken until the budget holds. What is then left of the budget goes to the steps back that regain most for
-    what they cost, as long as one fits.
+    what they cost, as long as one fits. Where costs of groups add up, a larger budget never loses more.
 
     Args:
         lost: leader → what the group loses at each of its levels; 0 at the last.
@@ -156,24 +165,13 @@ def by_information(lost: Losses, levels: Levels, budget: Budget) -> dict[str, in
     place = {leader: len(steps) - 1 for leader, steps in levels.items()}
     while (spent := float(budget.cost(_widths(levels, place)))) > budget.limit:
         down = _moves(lost, levels, place, budget, {leader: range(here) for leader, here in place.items()})
-        saved = spent - down.cost
-        ratio = np.where(saved > 0, down.loss / np.where(saved > 0, saved, 1.0), np.inf)
-        place |= [down.to[int(ratio.argmin())]]
+        place |= [down.to[down.cheapest_loss(spent)]]
     while True:
-        up = _moves(
-            lost,
-            levels,
-            place,
-            budget,
-            {leader: range(here + 1, len(levels[leader])) for leader, here in place.items()},
-        )
-        fits = up.cost <= budget.limit
-        if not fits.any():
+        wider = {leader: range(here + 1, len(levels[leader])) for leader, here in place.items()}
+        up = _moves(lost, levels, place, budget, wider)
+        if not (up.cost <= budget.limit).any():
             return _widths(levels, place)
-        ratio = np.where(fits, -up.loss / np.maximum(up.cost - spent, 1e-12), -np.inf)
-        best = int(ratio.argmax())
-        place |= [up.to[best]]
-        spent = float(up.cost[best])
+        place |= [up.to[up.best_gain(float(budget.cost(_widths(levels, place))), budget.limit)]]
 
 
 @dataclass(frozen=True)
@@ -189,6 +187,18 @@ class _Moves:
     to: list[tuple[str, int]]
     cost: NDArray[np.float64]
     loss: NDArray[np.float64]
+
+    def cheapest_loss(self, spent: float) -> int:
+        """The move that loses least for what it saves; one that saves nothing comes last."""
+        saved = spent - self.cost
+        ratio = np.where(saved > 0, self.loss / np.where(saved > 0, saved, 1.0), np.inf)
+        return int(ratio.argmin())
+
+    def best_gain(self, spent: float, limit: float) -> int:
+        """The move that regains most for what it costs, of those within the limit."""
+        tiny = np.finfo(np.float64).tiny
+        ratio = np.where(self.cost <= limit, -self.loss / np.maximum(self.cost - spent, tiny), -np.inf)
+        return int(ratio.argmax())
 
 
 def _moves(

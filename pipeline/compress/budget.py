@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.compress.shapes import Count, Widths
 from targets.errors import ConfigError
 
+Cost = Callable[[Widths], Count | NDArray[np.float64]]
 CostKind = Literal["macs", "parameters", "bytes", "latency_ms"]
 
 UNITS: dict[CostKind, str] = {
@@ -37,7 +39,7 @@ class Budget:
 
     kind: CostKind
     limit: float
-    cost: Callable[[Widths], Count | NDArray[np.float64]]
+    cost: Cost
     setting: str = "student.macs"
     share_of: float | None = None
 
@@ -57,14 +59,12 @@ class Budget:
         """
         if smallest <= self.limit:
             return
-        if self.share_of is None:
-            enough = f"{smallest:.3f}" if self.kind == "latency_ms" else f"{smallest:.0f}"
-        else:
-            enough = f"{smallest / self.share_of:.4f}"
+        digits = 4 if self.share_of else 3 if self.kind == "latency_ms" else 0
+        enough = math.ceil(smallest / (self.share_of or 1.0) * 10**digits) / 10**digits
         raise ConfigError(
             f"no network this small exists: the smallest reachable costs {self.amount(smallest)}, "
             f"{smallest / before:.1%} of the {self.amount(before)} before; "
             f"the budget is {self.amount(self.limit)}",
             where=self.setting,
-            mend=f"set {self.setting} to at least {enough}, or lower student.minimum_width",
+            mend=f"set {self.setting} to at least {enough:.{digits}f}, or lower student.minimum_width",
         )

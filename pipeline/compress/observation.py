@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.attribution import Objective
+from pipeline.compress.attribution import Objective, in_usual_order
 from pipeline.compress.scatter import Batches
 
 # (layer, its input, its output) → what takes the place of the output, or nothing
@@ -56,7 +56,7 @@ def output_gradients(
     with _watching(network, layers, probe):
         for images, labels in batches:
             with torch.enable_grad():
-                value = objective(network(images), labels).sum()
+                value = objective(network(in_usual_order(images)), labels).sum()
                 found = torch.autograd.grad(value, [outputs[name] for name in layers])
             yield dict(zip(layers, found, strict=True))
 

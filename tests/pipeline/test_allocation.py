@@ -106,6 +106,14 @@ def test_a_plateau_does_not_hide_what_lies_behind_it():
     assert by_information(lost, levels, budget({"a": 1, "b": 1}, 4)) == {"a": 3, "b": 1}
 
 
+def test_the_budget_a_message_asks_for_is_enough():
+    cost = Budget("macs", 0, lambda widths: widths["a"], share_of=7.0)
+    with pytest.raises(ConfigError) as caught:
+        uniform({"a": [3, 7]}, cost)
+    share = float(caught.value.mend.split("at least ")[1].split(",")[0])
+    assert uniform({"a": [3, 7]}, Budget("macs", int(share * 7.0), cost.cost)) == {"a": 3}
+
+
 @given(
     full=st.dictionaries(st.sampled_from("abc"), st.integers(1, 70), min_size=1),
     alignment=st.sampled_from([1, 4, 8, 16]),
@@ -157,11 +165,32 @@ def test_the_network_cut_costs_what_the_plan_says(name, kind, allocation):
     assert all(set(kept) == set(orders[leader].keep(len(kept))) for leader, kept in plan.keep.items())
 
 
+def test_no_group_is_left_less_than_half_of_what_it_has_in_a_uniform_plan():
+    network = build("residual")
+    groups = find_groups(network, SHAPE)
+    shapes = find_shapes(network, groups, SHAPE)
+    cheap = {
+        group.leader: Removal(tuple(range(group.width)), (0.0,) * (group.width - 1) + (1e-6,), 1.0)
+        for group in groups
+    }
+    dear = {**removal(groups), groups[0].leader: cheap[groups[0].leader]}
+    allowed = Budget("macs", 0.4 * macs(shapes, shapes.full), partial(macs, shapes))
+    kept = {
+        way: make_plan(shapes, dear, allowed, allocation=way, alignment=1, minimum=1).keep
+        for way in ("uniform", "information")
+    }
+    for leader, channels in kept["uniform"].items():
+        assert len(kept["information"][leader]) >= len(channels) / 2
+    first = groups[0].leader
+    assert len(kept["information"][first]) < len(kept["uniform"][first])
+
+
 def test_a_plan_says_what_was_budgeted_and_lost(tmp_path):
     network = build("residual")
     groups = find_groups(network, SHAPE)
     shapes = find_shapes(network, groups, SHAPE)
-    allowed = Budget("parameters", 0.4 * parameters(shapes, shapes.full), partial(parameters, shapes))
+    cost = partial(parameters, shapes)
+    allowed = Budget("parameters", 0.4 * cost(shapes.full), cost)
     plan = make_plan(shapes, removal(groups), allowed, allocation="information", alignment=1, minimum=1)
     plan.save(tmp_path / "plan.json")
     read = Plan.load(tmp_path / "plan.json")
