@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ class FitSettings:
         flip: mirror half of the images.
         shift: move images by up to so many pixels each way.
         average: decay per step of the exponential moving average of the weights.
+        clip: longest gradient of all parameters together; a longer one is shortened (Pascanu et al. 2013).
     """
 
     epochs: int
@@ -35,6 +37,7 @@ class FitSettings:
     flip: bool
     shift: int
     average: float
+    clip: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,9 @@ class _Trainer:
             value: Tensor = self.shared(images, labels.to(self.hardware.device), done) * weight
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+        if self.settings.clip < math.inf:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.whole.parameters(), self.settings.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.done += 1

@@ -112,11 +112,10 @@ def find_shapes(network: nn.Module, groups: Sequence[Group], input_shape: Sequen
 
     Args:
         network: traceable; left as it is, in evaluation mode.
-        groups: of `find_groups`. One of which a layer takes only some channels is left out, whole: its cost
-            would depend on which channels stay, not only on how many.
+        groups: of `find_groups`.
         input_shape: batch 1 included.
     """
-    full, forms = _forms(network, groups, input_shape)
+    forms = _forms(network, groups, input_shape)
     seen = record_pass(network, input_shape)
     parts = {name: part for name, part in network.named_modules() if [*part.parameters(recurse=False)]}
     layers = {name: part for name, part in parts.items() if isinstance(part, (_ConvNd, nn.Linear))}
@@ -136,31 +135,27 @@ def find_shapes(network: nn.Module, groups: Sequence[Group], input_shape: Sequen
         ),
         others=others,
         folded=folded,
-        full=full,
+        full={group.leader: group.width for group in groups},
     )
 
 
 Forms = Mapping[tuple[str, str], Channels]
 
 
-def _forms(
-    network: nn.Module, groups: Sequence[Group], input_shape: Sequence[int]
-) -> tuple[dict[str, int], Forms]:
-    """The groups' widths, and (module, side) → channels for all that lose channels with a group."""
+def _forms(network: nn.Module, groups: Sequence[Group], input_shape: Sequence[int]) -> Forms:
+    """(module, side) → channels, for all that lose channels with a group."""
     graph = dependency_graph(network, input_shape)
-    full: dict[str, int] = {}
+    full = {group.leader: group.width for group in groups}
     terms: dict[tuple[str, str], list[tuple[str, int]]] = {}
     sizes: dict[tuple[str, str], int] = {}
     for group in groups:
-        lost = [one for one in losses(graph, network.get_submodule(group.leader)) if one.name]
-        if any(one.columns(group.width) is None for one in lost):
-            continue
-        full[group.leader] = group.width
-        for one in lost:
-            key = (str(one.name), "inputs" if one.inputs else "outputs")
+        for one in losses(graph, network.get_submodule(group.leader)):
+            if one.name is None:
+                continue
+            key = (one.name, "inputs" if one.inputs else "outputs")
             terms.setdefault(key, []).append((group.leader, len(one.channels) // group.width))
             sizes[key] = _size(one.part, key[1])
-    return full, {
+    return {
         key: Channels(sizes[key] - sum(full[leader] * times for leader, times in own), tuple(own))
         for key, own in terms.items()
     }

@@ -84,6 +84,16 @@ def test_a_narrow_network_trains_in_the_usual_order_on_images_of_one_channel():
     assert all(seen[:8])
 
 
+@pytest.mark.parametrize("half", [None, torch.float16])
+def test_no_step_is_longer_than_the_clipped_gradient_allows(half):
+    model, first = network(), network()
+    run(model, hardware=Hardware(torch.device("cpu"), half), clip=1e-3, average=0.0, epochs=1)
+    moved = [
+        (a - b).square().sum().item() for a, b in zip(model.parameters(), first.parameters(), strict=True)
+    ]
+    assert 0.0 < math.sqrt(sum(moved)) < 8 * 0.1 * 1e-3 / (1 - 0.9)
+
+
 def test_a_loss_with_parameters_is_trained_with_the_network():
     loss = Scaled()
     run(network(), loss)
