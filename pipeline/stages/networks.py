@@ -20,6 +20,9 @@ from pipeline.stages.loading import BATCH, examples, fresh, input_shape, load_ne
 from pipeline.task import Task
 from targets.errors import ModelError
 
+# Just after repair, soft targets give gradients long enough to undo it (docs/training.md).
+LONGEST_GRADIENT = 1.0
+
 
 def take_teacher(context: Context) -> None:
     """Read a checkpoint into its network. Artefacts: weights.safetensors, facts.json."""
@@ -61,7 +64,7 @@ def distill_student(context: Context) -> None:
             loss,
             train,
             examples(context, "select", task),
-            FitSettings(**settings["training"]),
+            FitSettings(**settings["training"], clip=LONGEST_GRADIENT),
             settings["seed"],
             context.progress,
         )

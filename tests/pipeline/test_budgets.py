@@ -28,7 +28,8 @@ def decide(project, budget):
 
 
 @pytest.mark.parametrize(
-    ("budget", "kind"), [("parameters = 0.5", "parameters"), ("bytes = 30000", "bytes"), ("macs = 0.4", "macs")]
+    ("budget", "kind"),
+    [("parameters = 0.5", "parameters"), ("bytes = 30000", "bytes"), ("macs = 0.4", "macs")],
 )
 def test_counted_budgets_hold(project, budget, kind):
     cost = decide(project, budget)["cost"]
