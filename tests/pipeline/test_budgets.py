@@ -29,7 +29,7 @@ def decide(project, budget):
 
 @pytest.mark.parametrize(
     ("budget", "kind"),
-    [("parameters = 0.5", "parameters"), ("bytes = 30000", "bytes"), ("macs = 0.4", "macs")],
+    [("parameters = 0.5", "parameters"), ("bytes = 14000", "bytes"), ("macs = 0.4", "macs")],
 )
 def test_counted_budgets_hold(project, budget, kind):
     cost = decide(project, budget)["cost"]
@@ -39,7 +39,7 @@ def test_counted_budgets_hold(project, budget, kind):
 def test_a_budget_in_milliseconds_is_held_by_what_was_measured_on_the_target(project):
     whole = decide(project, "latency_ms = 1000.0")
     assert all(len(kept) == whole["widths"][leader] for leader, kept in whole["keep"].items())
-    limit = 0.9 * whole["cost"]["before"]
+    limit = 0.98 * whole["cost"]["before"]
     cost = decide(project, f"latency_ms = {limit}")["cost"]
     assert cost["predicted"] <= limit and cost["before"] == whole["cost"]["before"]
 

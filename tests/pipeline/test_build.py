@@ -121,6 +121,8 @@ def test_every_model_and_engine_is_followed_by_a_gate(small_build):
     session = Session(small_build / "build.toml")
     names = [stage.name for stage in plan(session.request)]
     made = [name for name in names if name.split()[0] in ("export", "simplify", "quantize", "compile")]
+    # The quantized teacher is there to be compared with: it may be as bad as it is, and stops nothing.
+    made = [name for name in made if not name.startswith("quantize teacher")]
     assert made and all(names[names.index(name) + 1] == f"gate {name}" for name in made)
 
 
@@ -150,7 +152,7 @@ def test_a_failing_gate_stops_the_build_and_leaves_a_reproduction(project):
         session.build()
     assert caught.value.exit_code == 1
     assert "first diverging tensor" in str(caught.value)
-    repro = project / "out" / "repro" / "gate-quantize-any-onnxruntime"
+    repro = project / "out" / "repro" / "gate-quantize-student-any-onnxruntime"
     assert (repro / "reproduce.py").is_file() and (repro / "inputs.npz").is_file()
     assert (project / "out" / "report.html").read_bytes() == before
     # What was built before the gate is kept, and a limit it meets lets the build go on from there.
