@@ -69,10 +69,10 @@ def least_squares_range(histogram: Histogram, symmetric: bool) -> tuple[float, f
     """
     low, high = min_max_range(histogram)
     if symmetric:
-        limit = max(-low, high)
-        best = float(
-            limit * CANDIDATES[np.argmin(errors(histogram, -limit * CANDIDATES, limit * CANDIDATES, True))]
-        )
+        # The ends themselves, too: after a ReLU moved to −h most values lie exactly at level −128.
+        ends = np.array([-low * 127.0 / 128.0, -low, high])
+        limits = np.concatenate([max(-low, high) * CANDIDATES, ends[ends > 0.0]])
+        best = float(limits[np.argmin(errors(histogram, -limits, limits, True))])
         return max(low, -best), min(high, best)
     best_low, best_high = low, high
     for _ in range(TURNS):

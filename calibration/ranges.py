@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -33,6 +34,8 @@ REFUSALS = (
     ort_errors.RuntimeException,
 )
 Batch = Mapping[str, NDArray[np.generic]]
+# Values of a tensor counted for each input, about; extremes are taken from all of them.
+COUNTED = 16384
 
 
 class Affine(NamedTuple):
@@ -74,15 +77,12 @@ def collect(
             mend="give a model with Conv, Gemm or MatMul",
         )
     check = BatchCheck(graph)
-    session = _session(graph, tensors, model)
     histograms = {name: Histogram() for name in tensors}
-    for batch in batches:
-        check.add(batch)
-        _observe(session, batch, histograms)
+    for values in tensor_values(graph, model, tensors, batches, check):
+        for name, histogram in histograms.items():
+            histogram.add(values[name], _every(values[name]))
         if progress is not None:
             progress(check.samples)
-    if not check.samples:
-        raise DataError("there is no calibration data", mend=f"give batches of inputs; {check.wanted()}")
     _refuse_constant(histograms)
     return Observations(histograms, check.samples, check.digest(), graph.sha256)
 
@@ -152,20 +152,57 @@ def _session(graph: FloatGraph, tensors: Iterable[str], where: Path) -> ort.Infe
         ) from error
 
 
-def _observe(session: ort.InferenceSession, batch: Batch, histograms: Mapping[str, Histogram]) -> None:
-    computed = [name for name in histograms if name not in batch]
-    # Asked for no tensor at all, ONNX Runtime computes every output.
-    outputs = session.run(computed, dict(batch)) if computed else []
-    values = {**batch, **dict(zip(computed, outputs, strict=True))}
-    for name, histogram in histograms.items():
-        try:
-            histogram.add(values[name])
-        except ValueError as error:
-            raise ModelError(
-                f"tensor {name!r} becomes {error} on the calibration data",
-                where=name,
-                mend="look for a division or overflow before it, or leave out the inputs that cause it",
-            ) from error
+def tensor_values(
+    graph: FloatGraph,
+    model: Path,
+    tensors: Sequence[str],
+    batches: Iterable[Batch],
+    check: BatchCheck | None = None,
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """Run batches through a float model in ONNX Runtime and yield the values of some of its tensors.
+
+    Args:
+        graph: prepared float model.
+        model: the file it was read from, for messages.
+        tensors: float32 tensors computed at run time, model inputs included.
+        batches: as for `collect`.
+        check: counts the inputs and takes their digest.
+
+    Raises:
+        ModelError, DataError: as `collect` does.
+    """
+    check = check or BatchCheck(graph)
+    session = _session(graph, tensors, model)
+    for batch in batches:
+        check.add(batch)
+        computed = [name for name in tensors if name not in batch]
+        # Asked for no tensor at all, ONNX Runtime computes every output.
+        outputs = session.run(computed, dict(batch)) if computed else []
+        values = {**batch, **dict(zip(computed, outputs, strict=True))}
+        yield {name: _finite(name, values[name]) for name in tensors}
+    if not check.samples:
+        raise DataError("there is no calibration data", mend=f"give batches of inputs; {check.wanted()}")
+
+
+def _finite(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    # The sum is finite unless a value is not, or, hardly ever, it overflows: cheaper than looking at each.
+    if not np.isfinite(values.sum()) and not np.isfinite(values).all():
+        kind = "NaN" if np.isnan(values).any() else "infinity"
+        raise ModelError(
+            f"tensor {name!r} becomes {kind} on the calibration data",
+            where=name,
+            mend="look for a division or overflow before it, or leave out the inputs that cause it",
+        )
+    return values
+
+
+def _every(values: NDArray[np.float32]) -> int:
+    """Return the step at which an input's values are counted, one that skips no row or channel regularly."""
+    size = values[:1].size
+    step = max(1, size // COUNTED)
+    while math.gcd(step, size) > 1:
+        step += 1
+    return step
 
 
 def _refuse_constant(histograms: Mapping[str, Histogram]) -> None:

@@ -53,7 +53,7 @@ def quantize_weight(
     shape[axis] = -1
     grid = scale.reshape(shape)
     values = np.clip(np.rint(weight / grid), -limit, limit)
-    return QuantizedWeight(values.astype(np.int8), scale, _sqnr_db(weight, values * grid))
+    return QuantizedWeight(values.astype(np.int8), scale, sqnr_db(weight, values * grid))
 
 
 def quantize_bias(
@@ -78,7 +78,8 @@ def least_weight_scale(bias: NDArray[np.float32], source_scale: float) -> NDArra
     return np.abs(bias.astype(np.float64)) / (source_scale * BIAS_LIMIT)
 
 
-def _sqnr_db(signal: NDArray[np.float32], quantized: NDArray[np.float32]) -> float | None:
+def sqnr_db(signal: NDArray[np.float32], quantized: NDArray[np.float32]) -> float | None:
+    """Return the signal to quantization noise ratio over a whole layer; None when there is no noise."""
     noise = float(np.sum((signal.astype(np.float64) - quantized) ** 2))
     power = float(np.sum(signal.astype(np.float64) ** 2))
     return 10.0 * float(np.log10(power / noise)) if noise > 0.0 and power > 0.0 else None

@@ -1,0 +1,1 @@
+"""Quantization against its peers on three real ImageNet networks: `python -m benchmarks.quantization`."""

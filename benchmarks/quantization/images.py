@@ -1,0 +1,69 @@
+"""The 500 photos, prepared for a network and cut into calibration and evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.quantization.networks import SIZE, Network
+
+SHORT_SIDE = 256
+CALIBRATION = 200
+SEED = 0
+HELP = (
+    "unpack the archive of github.com/EliSchwartz/imagenet-sample-images there, renamed to "
+    "<class index 0-999>_<wnid>.jpg"
+)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Prepared images, split once for all networks and methods.
+
+    Args:
+        calibration: float32 [200, 3, 224, 224], for ranges, repairs and every choice.
+        evaluation: float32 [N, 3, 224, 224], for the reported figures alone.
+        labels: int64 [N], classes of the evaluation images.
+    """
+
+    calibration: NDArray[np.float32]
+    evaluation: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def load_images(folder: Path, network: Network, cache: Path) -> Images:
+    """Prepare the images of a folder for a network; the arrays are cached as .npy and memory-mapped.
+
+    Raises:
+        FileNotFoundError: the folder holds too few images; the message says how to get them.
+    """
+    paths = sorted(folder.rglob("*.jpg"))
+    if len(paths) <= CALIBRATION:
+        raise FileNotFoundError(f"{folder} holds {len(paths)} images, more than {CALIBRATION} needed: {HELP}")
+    array = cache / f"{network.name}.images.npy"
+    if not array.exists():
+        np.save(array, np.stack([_prepare(path, network) for path in paths]))
+    labels = np.array([int(path.name.split("_")[0]) for path in paths])
+    order = np.random.default_rng(SEED).permutation(len(paths))
+    pixels = np.load(array, mmap_mode="r")
+    calibration, evaluation = order[:CALIBRATION], np.sort(order[CALIBRATION:])
+    return Images(pixels[calibration], pixels[evaluation], labels[evaluation])
+
+
+def _prepare(path: Path, network: Network) -> NDArray[np.float32]:
+    image = Image.open(path).convert("RGB")
+    factor = SHORT_SIDE / min(image.size)
+    size = (round(image.width * factor), round(image.height * factor))
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    if size != image.size:
+        image = image.resize(size, filters[network.resample])
+    left, top = (image.width - SIZE) // 2, (image.height - SIZE) // 2
+    pixels = np.asarray(image.crop((left, top, left + SIZE, top + SIZE)), np.float32)
+    if network.channels == "bgr":
+        pixels = pixels[:, :, ::-1]
+    normal = (pixels - np.float32(network.mean)) / np.float32(network.std)
+    return np.ascontiguousarray(normal.transpose(2, 0, 1), np.float32)

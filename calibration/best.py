@@ -1,0 +1,233 @@
+"""The thorough setting: try the repairs one after the other and keep what makes the outputs better.
+
+Every fourth batch is kept out of ranges and repairs, to judge them by: how far the quantized model's outputs
+are from the float model's. Labels are never looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from calibration.biases import give_biases
+from calibration.clipping import least_squares_range
+from calibration.correct import Rounding, repair
+from calibration.equalize import equalize
+from calibration.graph import FloatGraph
+from calibration.load import load
+from calibration.observations import Observations
+from calibration.qdq import quantize
+from calibration.ranges import Batch, Method, collect
+from calibration.recentre import offset_activations
+from calibration.simulate import Outputs, output_distance, simulate
+from calibration.summary import QuantizationSummary
+from targets.errors import DataError
+
+if TYPE_CHECKING:
+    from targets.capability import QuantizationConvention
+
+# Of so many batches the last one judges.
+JUDGED = 4
+# What is tried, in this order.
+CHANGES: tuple[dict[str, Any], ...] = (
+    {"equalized": False},
+    {"offset": False},
+    {"method": "minmax"},
+    {"method": "percentile"},
+    {"rounding": "nearest"},
+)
+# Calibration inputs on which layers are repaired: their activations are held in memory.
+REPAIRED = 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to quantize.
+
+    Args:
+        equalized: whether channels are centred and their ranges made equal first.
+        offset: whether tensors after ReLU are moved to use all of int8; only where zero-points have to be 0.
+        method: how ranges are chosen.
+        rounding: of the weights; "nearest" still corrects biases.
+    """
+
+    equalized: bool = True
+    offset: bool = False
+    method: Method = "mse"
+    rounding: Rounding = "compensated"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A recipe and how far from the float model its outputs were on the inputs kept apart."""
+
+    recipe: Recipe
+    distance: float
+
+
+@dataclass(frozen=True)
+class BestQuantization:
+    """The best of the recipes tried.
+
+    Args:
+        summary: of the written model; its tensors' float twins are in the file `float_out`.
+        trials: all recipes, in the order tried; the smallest distance won.
+    """
+
+    summary: QuantizationSummary
+    trials: tuple[Trial, ...]
+
+    @property
+    def best(self) -> Trial:
+        """The trial that was written."""
+        return min(self.trials, key=lambda trial: trial.distance)
+
+
+def quantize_best(
+    model: Path,
+    batches: Sequence[Batch],
+    convention: QuantizationConvention,
+    out: Path,
+    float_out: Path,
+    ignore: Iterable[str] = (),
+    progress: Callable[[str, int, int], None] | None = None,
+) -> BestQuantization:
+    """Write the QDQ model whose outputs come closest to the float model's.
+
+    Args:
+        model: float ONNX file.
+        batches: calibration inputs, unlabelled, read several times; at least four batches.
+        convention: of the target's capability.
+        out: where the quantized ONNX file goes.
+        float_out: where the float model goes that `out` was made from: equalized, or with biases for all
+            layers. It computes what `model` does and is what tensors are to be compared with.
+        ignore: as for `qdq.quantize`.
+        progress: called with what is being done, how much of it is done and how much there is.
+
+    Raises:
+        DataError: fewer than four batches; and as `ranges.collect` and `qdq.quantize` do.
+    """
+    if len(batches) < JUDGED:
+        raise DataError(
+            f"there are {len(batches)} batches of calibration data",
+            mend=f"give at least {JUDGED}: every fourth one judges what is made of the others",
+        )
+    with TemporaryDirectory() as folder:
+        bench = _Bench(model, batches, convention, Path(folder), tuple(ignore), progress or _silent)
+        symmetric = convention.activations == "int8-symmetric"
+        tried = bench.search(Recipe(offset=symmetric))
+        best = min(tried, key=lambda trial: trial.distance).recipe
+        summary, quantized = bench.made[best]
+        out.write_bytes(quantized)
+        float_out.write_bytes(bench.floats[best.equalized, best.offset].read_bytes())
+        return BestQuantization(summary, tuple(tried))
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    del what, done, total
+
+
+@dataclass
+class _Bench:
+    """Makes and judges quantized models; nothing is computed twice."""
+
+    model: Path
+    batches: Sequence[Batch]
+    convention: QuantizationConvention
+    folder: Path
+    ignore: tuple[str, ...]
+    progress: Callable[[str, int, int], None]
+    floats: dict[tuple[bool, bool], Path] = field(default_factory=dict)
+    observations: dict[tuple[bool, bool], Observations] = field(default_factory=dict)
+    reference: Outputs = field(default_factory=dict)
+    made: dict[Recipe, tuple[QuantizationSummary, bytes]] = field(default_factory=dict)
+
+    def search(self, start: Recipe) -> list[Trial]:
+        """Vary one part of the recipe after the other; keep each change that brings the outputs closer."""
+        self.reference = simulate(load(self.model).model, self.judging())
+        best = self.judge(start)
+        trials = [best]
+        for change in CHANGES:
+            recipe = replace(best.recipe, **change)
+            if recipe == best.recipe:
+                continue
+            trials.append(self.judge(recipe))
+            best = min(best, trials[-1], key=lambda trial: trial.distance)
+        return trials
+
+    def fitting(self) -> list[Batch]:
+        return [batch for index, batch in enumerate(self.batches) if index % JUDGED != JUDGED - 1]
+
+    def judging(self) -> list[Batch]:
+        return list(islice(self.batches, JUDGED - 1, None, JUDGED))
+
+    def judge(self, recipe: Recipe) -> Trial:
+        summary, quantized = self.make(recipe)
+        self.made[recipe] = summary, quantized.SerializeToString(deterministic=True)
+        return Trial(recipe, output_distance(self.reference, simulate(quantized, self.judging())))
+
+    def make(self, recipe: Recipe) -> tuple[QuantizationSummary, onnx.ModelProto]:
+        path, observations = self.prepared(recipe.equalized, recipe.offset)
+        out = self.folder / "quantized.onnx"
+        summary = quantize(path, observations, self.convention, out, recipe.method, self.ignore)
+        quantized = onnx.load(out)
+        layers = repair(
+            load(path),
+            quantized,
+            summary.layers,
+            self.convention.weight_bits,
+            _first(self.fitting(), REPAIRED),
+            recipe.rounding,
+            lambda done, total: self.progress(f"repairing: {recipe}", done, total),
+        )
+        return replace(summary, layers=layers), quantized
+
+    def prepared(self, equalized: bool, offset: bool) -> tuple[Path, Observations]:
+        """Return the float model and what calibration saw of it."""
+        key = equalized, offset
+        if key not in self.floats:
+            path = self.folder / f"float-{equalized:d}-{offset:d}.onnx"
+            if offset:
+                self.move(*self.prepared(equalized, False), path)
+            elif equalized:
+                equalize(self.model, self.fitting(), path)
+            else:
+                graph = load(self.model)
+                give_biases(graph)
+                _save(graph, path)
+            count = sum(len(next(iter(batch.values()))) for batch in self.fitting())
+            self.observations[key] = collect(
+                path, self.fitting(), lambda seen: self.progress("observing ranges", seen, count)
+            )
+            self.floats[key] = path
+        return self.floats[key], self.observations[key]
+
+    def move(self, path: Path, observations: Observations, out: Path) -> None:
+        """Write a float model whose tensors after ReLU are moved by half of their best range."""
+        graph = load(path)
+        histograms = observations.histograms
+        highs = {name: least_squares_range(item, False)[1] for name, item in histograms.items()}
+        offset_activations(graph, {name: high for name, high in highs.items() if high > 0.0})
+        _save(graph, out)
+
+
+def _save(graph: FloatGraph, path: Path) -> None:
+    path.write_bytes(graph.model.SerializeToString(deterministic=True))
+
+
+def _first(batches: Sequence[Batch], samples: int) -> list[Batch]:
+    """Return the first batches that hold at least so many inputs, or all."""
+    chosen: list[Batch] = []
+    held = 0
+    for batch in batches:
+        if held >= samples:
+            break
+        chosen.append(batch)
+        held += len(next(iter(batch.values())))
+    return chosen
