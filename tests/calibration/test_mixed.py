@@ -17,7 +17,7 @@ from calibration.packing import pack_file
 from calibration.plan import BitsPlan
 from calibration.qdq import quantize
 from calibration.ranges import collect
-from calibration.scores import load_scores, save_scores
+from calibration.scores import load_scores, save_scores, shrunk
 from targets.capability import QuantizationConvention
 from targets.errors import ConfigError, DataError
 from targets.packed import unpack_file
@@ -160,6 +160,16 @@ def test_scores_that_do_not_fit_are_refused(case: str, measured: Measured, tmp_p
         save_scores(content[case], path)
     with pytest.raises(DataError):
         load_scores(path, measured.noise)
+
+
+def test_scores_keep_of_their_differences_what_two_halves_agree_on() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.lognormal(0, 1, 500)
+    np.testing.assert_allclose(shrunk(true, true), true)
+    luck = shrunk(rng.lognormal(0, 1, 500), rng.lognormal(0, 1, 500))
+    assert luck.std() < 0.15 * luck.mean()
+    noisy = [true + rng.normal(0, true.std(), 500) for _ in range(2)]
+    assert np.mean((shrunk(*noisy) - true) ** 2) < 0.8 * np.mean((np.mean(noisy, axis=0) - true) ** 2)
 
 
 @pytest.mark.parametrize("needed", [2.25, 3.0, 5.75, 8.0])

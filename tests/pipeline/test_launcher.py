@@ -86,8 +86,10 @@ def test_the_number_of_processes_is_part_of_the_key_but_one_is_as_none_said(tmp_
     assert run.parts(two)["processes"] == 2
 
 
+# A shell tells its background jobs to ignore Ctrl-C, and so would tests it runs there.
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {here!r})
 from pathlib import Path
 from pipeline.run import Listener, Run
