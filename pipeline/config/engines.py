@@ -1,0 +1,73 @@
+"""[export], [quantize], [[targets]], [measure], [gates] and [report]: from networks to engines."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.config.section import Count, Section
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+
+class ExportSection(Section):
+    """From torch to ONNX."""
+
+    exporter: Literal["dynamo", "legacy"] = "dynamo"
+    opset: Annotated[int, Field(ge=13, le=25)] = 18
+    dynamic_batch: bool = False
+
+
+class QuantizeSection(Section):
+    """From float to INT8."""
+
+    samples: Count = Field(default=512, description="calibration images, from the calibrate split")
+    method: Literal["minmax", "percentile", "mse"] = "mse"
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    ignore: list[str] = Field(default=[], description="nodes or operator types that stay in float")
+
+
+class TargetSection(Section):
+    """One device, and what is built for it."""
+
+    device: str = Field(description='a name from "edgewright targets", "this-machine", or a .toml file')
+    toolchain: str | None = Field(default=None, description="default: the device's first")
+    name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    precisions: list[Precision] = Field(default=["fp32", "int8"], min_length=1)
+    threads: Annotated[int, Field(ge=0)] = Field(default=1, description="of one inference; 0 is all cores")
+    raw: dict[str, str] = Field(default={}, description="options for the runtime, passed as they are")
+
+
+class MeasureSection(Section):
+    """How engines are timed."""
+
+    warmup_s: Annotated[float, Field(ge=0)] = 1.0
+    samples: Count = Field(default=700, description="at least so many; 662 are needed for a p99")
+    seconds: Annotated[float, Field(ge=0)] = Field(default=3.0, description="at least, all engines together")
+    most_seconds: Annotated[float, Field(gt=0)] = Field(default=60.0, description="at most, all together")
+
+
+class GateThresholds(Section):
+    """Limits of one kind of gate; leave one out to keep its default."""
+
+    max_abs: Annotated[float, Field(ge=0)] | None = None
+    relative_l2: Annotated[float, Field(ge=0)] | None = None
+    cosine: Annotated[float, Field(ge=-1, le=1)] | None = None
+    top1_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+GateKind = Literal["export", "simplify", "quantize", "engine-fp32", "engine-half", "engine-int8"]
+
+
+class GatesSection(Section):
+    """When the build stops."""
+
+    samples: Count = Field(default=128, description="real images both sides are given")
+    limits: dict[GateKind, GateThresholds] = Field(default={}, description="per kind of gate")
+
+
+class ReportSection(Section):
+    """What the report says besides figures."""
+
+    licence: str = Field(default="", description="of the data; fashion-mnist knows its own")

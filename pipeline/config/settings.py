@@ -1,0 +1,51 @@
+"""All of build.toml as one value, and its JSON schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from pipeline.config.data import DataSection, ProjectSection, TaskSection
+from pipeline.config.engines import (
+    ExportSection,
+    GatesSection,
+    MeasureSection,
+    QuantizeSection,
+    ReportSection,
+    TargetSection,
+)
+from pipeline.config.networks import ModelSection, StudentSection
+from pipeline.config.section import Section
+
+
+class Settings(Section):
+    """All of build.toml."""
+
+    project: ProjectSection
+    data: DataSection
+    task: TaskSection = TaskSection()
+    model: ModelSection
+    student: StudentSection | None = None
+    export: ExportSection = ExportSection()
+    quantize: QuantizeSection = QuantizeSection()
+    targets: list[TargetSection] = Field(min_length=1)
+    measure: MeasureSection = MeasureSection()
+    gates: GatesSection = GatesSection()
+    report: ReportSection = ReportSection()
+
+    @model_validator(mode="after")
+    def _together(self) -> Settings:
+        if self.model.onnx and self.student:
+            raise ValueError("student needs a torch model: remove [student], or give model.factory")
+        if not (self.data.labelled or self.model.checkpoint or self.model.onnx):
+            raise ValueError(
+                "images without labels cannot train the network they are labelled by: "
+                "give model.checkpoint or model.onnx, or data with labels"
+            )
+        return self
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of build files, published as docs/schema/build.schema.json."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Settings.model_json_schema()}
