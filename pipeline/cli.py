@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pipeline.verbs.options import NUMBERS, SIZE, TIME
 from targets.errors import EdgewrightError
 
 BUILD_FILE = click.option(
@@ -23,24 +24,6 @@ ALLOW_CODE = click.option(
     "--allow-code", is_flag=True, help="The build file may name Python code of its own (you trust it)."
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-
-
-class Numbers(click.ParamType[Any]):
-    """Numbers with commas between them."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return them as a tuple of floats."""
-        if not isinstance(value, str):
-            return value
-        try:
-            return tuple(float(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a number, or numbers with commas between them", param, ctx)
-
-
-NUMBERS = Numbers()
 
 
 class Verbs(click.Group):
@@ -194,6 +177,11 @@ def show(name: str) -> None:
 @click.option(
     "--thorough/--plain", default=True, show_default=True, help="Try repairs, or take ranges alone (seconds)."
 )
+@click.option("--bits", type=float, help="Weights of 2 to 8 bits: so many on average …")
+@click.option("--size", type=SIZE, help="… a packed file of so much, as 2MB.")
+@click.option("--max-drop", type=float, help="… the fewest that change at most so many percent of answers.")
+@click.option("--latency", type=TIME, help="… float where time is left, as 3ms.")
+@click.option("--threads", default=1, show_default=True, help="CPU threads, for --latency; 0 for all.")
 @click.option("--ignore", multiple=True, help="Node, operator type or regular expression that stays float.")
 @click.option("--samples", default=512, show_default=True, help="At most so many inputs.")
 @click.option("--scale", default=1 / 255, show_default="1/255", help="Images: factor on pixels of 0…255.")
@@ -208,6 +196,11 @@ def quantize(
     device: str,
     toolchain: str | None,
     thorough: bool,
+    bits: float | None,
+    size: float | None,
+    max_drop: float | None,
+    latency: float | None,
+    threads: int,
     ignore: tuple[str, ...],
     samples: int,
     scale: float,
@@ -217,7 +210,7 @@ def quantize(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Quantize a float ONNX MODEL to INT8, as a device wants it.
+    """Quantize a float ONNX MODEL to INT8, or to a mix of fewer bits inside INT8, as a device wants it.
 
     Every fifth batch of the data is kept apart: the figures printed are of those.
 
@@ -227,11 +220,32 @@ def quantize(
     from pipeline.verbs.console import progressing
     from pipeline.verbs.quantize import Order, quantize_model, quantized_text
 
+    given = {"bits": bits, "size_bytes": size, "max_drop": max_drop, "latency_ms": latency}
+    budgets = [(kind, limit) for kind, limit in given.items() if limit is not None]
+    if len(budgets) > 1:
+        raise click.UsageError("give one of --bits, --size, --max-drop and --latency")
     images = ImageOptions(scale, mean, std, bgr)
-    order = Order(model, data, device, toolchain, out, samples, thorough, ignore, images)
+    budget = budgets[0] if budgets else None
+    order = Order(model, data, device, toolchain, out, samples, thorough, ignore, budget, threads, images)
     with progressing("quantize") as progress:
         found = quantize_model(order, progress)
     click.echo(json.dumps(found.document(), indent=1) if as_json else quantized_text(found))
+
+
+@main.command()
+@click.argument("packed", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The ONNX file to write.")
+def unpack(packed: Path, out: Path) -> None:
+    """Restore the exact INT8 ONNX file from a PACKED one.
+
+    Example: edgewright unpack model-int8/model.packed --out model.onnx
+    """
+    from pipeline.publish import refuse_existing
+    from targets.packed import unpack_file
+
+    refuse_existing(out)
+    unpack_file(packed, out)
+    click.echo(f"wrote {out}")
 
 
 @main.command()

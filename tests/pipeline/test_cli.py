@@ -20,6 +20,7 @@ VERBS = (
     "doctor",
     "targets",
     "quantize",
+    "unpack",
     "compile",
     "bench",
     "evaluate",
