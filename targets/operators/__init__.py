@@ -170,7 +170,7 @@ def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 def named(nodes: list[onnx.NodeProto]) -> str:
     """Return "node a, b, c and 2 more"."""
-    names = [node.name or ", ".join(node.output) for node in nodes]
+    names = list(dict.fromkeys(node.name or ", ".join(node.output) for node in nodes))
     more = f" and {len(names) - NAMED_NODES} more" if len(names) > NAMED_NODES else ""
     return f"node {', '.join(names[:NAMED_NODES])}{more}"
 

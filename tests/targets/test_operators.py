@@ -62,9 +62,7 @@ def test_every_table_is_valid_and_named_as_its_file_and_the_schema_is_current() 
     for name in table_names():
         assert load_table(name).name == name
         content = tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))
-        jsonschema.validate(
-            tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8")), operators_json_schema()
-        )
+        jsonschema.validate(content, operators_json_schema())
 
 
 def test_every_table_speaks_of_real_operators() -> None:
