@@ -150,21 +150,42 @@ def targets(ctx: click.Context, as_json: bool) -> None:
     Example: edgewright targets show x86-vnni
     """
     if ctx.invoked_subcommand is None:
-        from pipeline.verbs.summary import devices_document, devices_text
+        from pipeline.verbs.devices import devices_document, devices_text
 
         click.echo(json.dumps(devices_document(), indent=1) if as_json else devices_text())
 
 
 @targets.command()
 @click.argument("name")
-def show(name: str) -> None:
-    """Print all that is known of one device, as JSON.
+@AS_JSON
+def show(name: str, as_json: bool) -> None:
+    """Print all that is known of one device, and where it is known from.
 
     Example: edgewright targets show this-machine
     """
+    from pipeline.verbs.devices import device_text
     from targets.capability import load_device
 
-    click.echo(load_device(name).model_dump_json(indent=1, by_alias=True))
+    device = load_device(name)
+    click.echo(device.model_dump_json(indent=1, by_alias=True) if as_json else device_text(device))
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--device", default="this-machine", show_default=True, help="A name from `edgewright targets`.")
+@click.option("--toolchain", default=None, help="Default: the device's first.")
+@AS_JSON
+@click.pass_context
+def check(ctx: click.Context, model: Path, device: str, toolchain: str | None, as_json: bool) -> None:
+    """List all that keeps an ONNX MODEL from running on a device; exit code 1 if there is something.
+
+    Example: edgewright check model.onnx --device jetson-orin-nano
+    """
+    from pipeline.verbs.devices import check as check_device
+
+    found = check_device(model, device, toolchain)
+    click.echo(json.dumps(found.document(), indent=1) if as_json else found.text())
+    ctx.exit(1 if found.violations else 0)
 
 
 @main.command()
