@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from calibration.observations import Observations
 from calibration.qdq import quantize
 from calibration.ranges import collect
-from pipeline.onnxmodel.batches import CHUNK, batch_size
 from pipeline.onnxmodel.file import describe, read_model
 from pipeline.stage import Context
 from pipeline.stages.data import evenly, read_preprocess, read_split
+from targets.batches import CHUNK, batch_size
 from targets.capability import QuantizationConvention
 
 
