@@ -10,7 +10,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 FILE_NAME = "edgewright-device.pyz"
 # For the build machine alone: they need more than numpy, or speak to devices.
-LEFT_OUT = frozenset({"capability.py", "checks.py", "zipapp.py", "remote.py", "ssh.py", "connection.py"})
+LEFT_OUT = frozenset({"capability.py", "checks.py", "zipapp.py", "remote"})
 # The first moment a zip file can name; with nothing compressed, equal sources give equal bytes everywhere.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 SHEBANG = b"#!/usr/bin/env python3\n"
@@ -42,7 +42,7 @@ def device_zipapp() -> bytes:
 def sources() -> list[Path]:
     """Return the files of this package that travel, sorted."""
     return sorted(
-        path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).as_posix() not in LEFT_OUT
+        path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in LEFT_OUT
     )
 
 

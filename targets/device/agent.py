@@ -6,6 +6,7 @@ It ends, and leaves nothing behind but files worth keeping, when its input ends 
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import queue
@@ -47,7 +48,8 @@ class Agent:
         self._blobs.forget_old()
         self._work = WorkFolder(folder / "work")
         self._lock = DeviceLock()
-        self._child: Child | None = None
+        self._running: Child | None = None
+        self._opened: dict[int, Child] = {}
 
     def serve(self) -> None:
         """Answer until the other side is gone."""
@@ -56,7 +58,9 @@ class Agent:
         try:
             self._say({"hello": PROTOCOL, "python": platform.python_version()})
             for frame in self._frames():
-                self._say({"reply": self._answer(frame.header)})
+                # What is left of content that was refused half-way is no request.
+                if frame.header["op"] not in ("piece", "end"):
+                    self._say({"reply": self._answer(frame.header)})
         except BrokenPipeError:
             pass
         finally:
@@ -64,7 +68,9 @@ class Agent:
 
     def close(self) -> None:
         """End what was started and remove what nobody needs any more."""
-        self._close_child()
+        for child in (self._running, *self._opened.values()):
+            if child is not None:
+                child.kill()
         self._work.remove()
 
     def _listen(self) -> None:
@@ -120,10 +126,6 @@ class Agent:
             yield frame.payload
             self._say({"ack": True})
 
-    def _send(self, content: bytes) -> None:
-        for piece in pieces(content):
-            self._say({"data": True}, piece)
-
     def put(self, sha256: str, size: int) -> dict[str, Any]:
         """Receive a file's missing end."""
         if self._blobs.find(sha256):
@@ -157,29 +159,32 @@ class Agent:
 
     def command(self, arguments: list[str], limit_s: float) -> dict[str, Any]:
         """Run a command of edgewright-device.pyz to its end."""
-        self._child = Child(self._program, arguments, self._work.path, self._progress)
+        self._running = self._start(arguments)
         try:
-            return self._child.finish(limit_s)
+            return self._running.finish(limit_s)
         finally:
-            self._close_child()
+            self._running.kill()
+            self._running = None
 
     def open(self, arguments: list[str]) -> dict[str, Any]:
         """Start a command that answers arrays with arrays."""
-        self._close_child()
-        self._child = Child(self._program, arguments, self._work.path, self._progress)
-        return {"said": self._child.receive().decode()}
+        child = self._start(arguments)
+        number = 1 + max(self._opened, default=0)
+        self._opened[number] = child
+        answer: dict[str, Any] = json.loads(child.receive().decode())
+        return {"number": number, **answer}
 
-    def infer(self) -> dict[str, Any]:
-        """Hand the command that `open` started what follows, and its answer back."""
+    def infer(self, number: int) -> dict[str, Any]:
+        """Hand a command that `open` started what follows, and its answer back."""
+        self._say({"offset": 0})
         content = b"".join(self._content())
-        if self._child is None:
-            raise DeviceError("no engine is open on the device")
-        self._send(self._child.exchange(content))
+        for piece in pieces(self._opened[number].exchange(content)):
+            self._say({"data": True}, piece)
         return {}
 
-    def shut(self) -> dict[str, Any]:
-        """End the command that `open` started."""
-        self._close_child()
+    def shut(self, number: int) -> dict[str, Any]:
+        """End a command that `open` started."""
+        self._opened.pop(number).kill()
         return {}
 
     def claim(self, who: str, wait_s: float) -> dict[str, Any]:
@@ -198,7 +203,5 @@ class Agent:
     def _progress(self, what: str, share: float) -> None:
         self._say({"progress": [what, share]})
 
-    def _close_child(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            child.kill()
+    def _start(self, arguments: list[str]) -> Child:
+        return Child(self._program, arguments, self._work.path, self._progress)
