@@ -25,6 +25,24 @@ ALLOW_CODE = click.option(
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
+class Numbers(click.ParamType[Any]):
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return them as a tuple of floats."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a number, or numbers with commas between them", param, ctx)
+
+
+NUMBERS = Numbers()
+
+
 class Verbs(click.Group):
     """Turns errors of the project into a message and an exit code; a traceback means a bug."""
 
@@ -164,6 +182,56 @@ def show(name: str) -> None:
     from targets.capability import load_device
 
     click.echo(load_device(name).model_dump_json(indent=1, by_alias=True))
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="Folder of images, or .npz of inputs."
+)
+@click.option("--device", default="this-machine", show_default=True, help="A name from `edgewright targets`.")
+@click.option("--toolchain", default=None, help="Default: the device's first.")
+@click.option(
+    "--thorough/--plain", default=True, show_default=True, help="Try repairs, or take ranges alone (seconds)."
+)
+@click.option("--ignore", multiple=True, help="Node, operator type or regular expression that stays float.")
+@click.option("--samples", default=512, show_default=True, help="At most so many inputs.")
+@click.option("--scale", default=1 / 255, show_default="1/255", help="Images: factor on pixels of 0…255.")
+@click.option("--mean", type=NUMBERS, default="0", help="Images: per channel, after scaling, as 0.5,0.4,0.4")
+@click.option("--std", type=NUMBERS, default="1", help="Images: per channel, after scaling.")
+@click.option("--bgr", is_flag=True, help="Images: the model takes BGR.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
+@AS_JSON
+def quantize(
+    model: Path,
+    data: Path,
+    device: str,
+    toolchain: str | None,
+    thorough: bool,
+    ignore: tuple[str, ...],
+    samples: int,
+    scale: float,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    bgr: bool,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Quantize a float ONNX MODEL to INT8, as a device wants it.
+
+    Every fifth batch of the data is kept apart: the figures printed are of those.
+
+    Example: edgewright quantize model.onnx --data images --device x86-vnni --out model-int8
+    """
+    from pipeline.datasets.model_inputs import ImageOptions
+    from pipeline.verbs.console import progressing
+    from pipeline.verbs.quantize import Order, quantize_model, quantized_text
+
+    images = ImageOptions(scale, mean, std, bgr)
+    order = Order(model, data, device, toolchain, out, samples, thorough, ignore, images)
+    with progressing("quantize") as progress:
+        found = quantize_model(order, progress)
+    click.echo(json.dumps(found.document(), indent=1) if as_json else quantized_text(found))
 
 
 @main.command()

@@ -23,7 +23,10 @@ class QuantizeSection(Section):
     """From float to INT8."""
 
     samples: Count = Field(default=512, description="calibration images, from the calibrate split")
-    method: Literal["minmax", "percentile", "mse"] = "mse"
+    effort: Literal["plain", "thorough"] = Field(
+        default="plain", description="ranges alone, or also repairs: each is tried, and kept if it helps"
+    )
+    method: Literal["minmax", "percentile", "mse"] = Field(default="mse", description="of ranges, if plain")
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     ignore: list[str] = Field(default=[], description="nodes or operator types that stay in float")
 

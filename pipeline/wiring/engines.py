@@ -52,6 +52,8 @@ def simplify_stages(request: Request, network: str) -> Iterator[Stage]:
 
 def observe_stages(request: Request) -> Iterator[Stage]:
     """Ranges of every network that some target wants in INT8, seen once for all conventions."""
+    if request.settings.quantize.effort == "thorough":
+        return
     wanted = {
         variant.network
         for target in request.targets
@@ -82,22 +84,38 @@ def target_stages(request: Request, target: BuildTarget) -> Iterator[Stage]:
 
 
 def _quantize(request: Request, target: BuildTarget, variant: Variant) -> Iterator[Stage]:
-    section = request.settings.quantize
     simple = Ref(f"simplify {variant.network}", "model.onnx")
-    name = quantized(target, variant.network)
+    stage = _quantize_stage(request, target, variant.network, simple)
+    yield stage
+    if not variant.ships:
+        return
+    sides = {"reference": simple, "candidate": Ref(stage.name, "model.onnx")}
+    if request.settings.quantize.effort == "thorough":
+        # What its tensors are to be compared with; its outputs still are with the original's.
+        sides["twin"] = Ref(stage.name, "float.onnx")
+    yield request.gate("quantize", stage.name, inputs=sides)
+
+
+def _quantize_stage(request: Request, target: BuildTarget, network: str, simple: Ref) -> Stage:
+    section = request.settings.quantize
     assert target.capability.quantization is not None
-    yield Stage(
+    settings = {"convention": target.capability.quantization.model_dump(), "ignore": section.ignore}
+    name = quantized(target, network)
+    if section.effort == "thorough":
+        return Stage(
+            name,
+            "pipeline.stages.quantize:write_best",
+            inputs={"model": simple} | request.data("calibrate", "preprocess"),
+            settings=settings | {"samples": section.samples},
+            tools=ONNX_TOOLS,
+        )
+    return Stage(
         name,
         "pipeline.stages.quantize:write_qdq",
-        inputs={"model": simple, "observations": Ref(f"observe {variant.network}", "observations.npz")},
-        settings=section.model_dump(exclude={"samples"})
-        | {"convention": target.capability.quantization.model_dump()},
+        inputs={"model": simple, "observations": Ref(f"observe {network}", "observations.npz")},
+        settings=settings | {"method": section.method, "percentile": section.percentile},
         tools=ONNX_TOOLS,
     )
-    if variant.ships:
-        yield request.gate(
-            "quantize", name, inputs={"reference": simple, "candidate": Ref(name, "model.onnx")}
-        )
 
 
 def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator[Stage]:

@@ -145,6 +145,18 @@ def test_a_changed_quantizer_runs_what_depends_on_it_and_explain_says_so(project
     assert decisions["report"].action == "wait"
 
 
+def test_thorough_quantization_tries_repairs_and_is_gated_by_the_original(project):
+    session = edit(project, ("samples = 64\n\n#", 'samples = 64\neffort = "thorough"\n\n#'))
+    assert session.build().changed
+    assert not [stage.name for stage in plan(session.request) if stage.name.startswith("observe")]
+    entries = session.run_only("quantize student any-onnxruntime")
+    trials = json.loads((entries["quantize student any-onnxruntime"].out / "trials.json").read_text())
+    assert len(trials) > 2 and {"recipe", "distance"} == set(trials[0])
+    record = load(project / "out" / "report.json")
+    gate = next(gate for gate in record.gates if gate.name == "quantize student any-onnxruntime")
+    assert gate.passed and gate.reference == "float ONNX"
+
+
 def test_a_failing_gate_stops_the_build_and_leaves_a_reproduction(project):
     session = edit(project, ("[gates.limits.quantize]\n", "[gates.limits.quantize]\nrelative_l2 = 1e-6\n"))
     before = (project / "out" / "report.html").read_bytes()

@@ -12,7 +12,19 @@ from click.testing import CliRunner
 from pipeline.cli import main
 from tests.conftest import SMALL_BUILD
 
-VERBS = ["init", "build", "explain", "scores", "doctor", "targets", "compile", "bench", "evaluate", "report"]
+VERBS = (
+    "init",
+    "build",
+    "explain",
+    "scores",
+    "doctor",
+    "targets",
+    "quantize",
+    "compile",
+    "bench",
+    "evaluate",
+    "report",
+)
 
 
 def call(*arguments):
