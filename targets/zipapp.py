@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import zipfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Iterator
 
-PACKAGE = Path(__file__).parent
+from targets.toolchain import TOOLCHAINS
+
+ROOT = Path(__file__).parents[1]
 FILE_NAME = "edgewright-device.pyz"
-# For the build machine alone: they need more than numpy, or speak to devices.
-LEFT_OUT = frozenset({"capability.py", "checks.py", "zipapp.py", "remote"})
+PROGRAM = "targets.device.program"
 # The first moment a zip file can name; with nothing compressed, equal sources give equal bytes everywhere.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 SHEBANG = b"#!/usr/bin/env python3\n"
@@ -35,15 +38,43 @@ def device_zipapp() -> bytes:
     with zipfile.ZipFile(content, "a", zipfile.ZIP_STORED) as archive:
         _add(archive, "__main__.py", MAIN.encode())
         for path in sources():
-            _add(archive, f"targets/{path.relative_to(PACKAGE).as_posix()}", path.read_bytes())
+            _add(archive, path.relative_to(ROOT).as_posix(), path.read_bytes())
     return content.getvalue()
 
 
 def sources() -> list[Path]:
-    """Return the files of this package that travel, sorted."""
-    return sorted(
-        path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in LEFT_OUT
-    )
+    """Return what travels, sorted: the program, the toolchains, and what they import of this package."""
+    found: dict[str, Path] = {}
+    waiting = [PROGRAM, *(name.partition(":")[0] for name in TOOLCHAINS.values())]
+    while waiting:
+        name = waiting.pop()
+        path = None if name in found else _file(name)
+        if path is not None:
+            found[name] = path
+            waiting += [name.rpartition(".")[0], *_imports(path)]
+    return sorted(found.values())
+
+
+def _file(module: str) -> Path | None:
+    path = ROOT.joinpath(*module.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """What a module imports of this package when it runs; what only type checkers read does not count."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            waiting += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("targets"))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("targets"):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield str(node.module)
+        waiting += ast.iter_child_nodes(node)
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +65,22 @@ def test_the_same_sources_give_the_same_bytes(program: Path) -> None:
     assert names[1:] == sorted(names[1:])
 
 
-def test_what_is_for_the_build_machine_stays_here(program: Path) -> None:
+def test_what_travels_needs_no_package_but_numpy_before_a_runtime_is_asked_for(program: Path) -> None:
+    """Imports at the top of modules; a toolchain imports its runtime inside its methods."""
     with zipfile.ZipFile(program) as archive:
-        names = {name.removeprefix("targets/") for name in archive.namelist()}
-    assert "capability.py" not in names
-    assert {"toolchain.py", "onnxruntime.py", "device/agent.py"} <= names
+        texts = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert {"targets/__init__.py", "targets/onnxruntime.py", "targets/device/agent.py"} <= texts.keys()
+    assert not {"targets/capability.py", "targets/remote/ssh.py"} & texts.keys()
+    found = {top for text in texts.values() for top in imported_at_once(ast.parse(text))}
+    assert found - set(sys.stdlib_module_names) == {"numpy", "targets"}
+
+
+def imported_at_once(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module).partition(".")[0]
 
 
 def test_what_travels_needs_no_more_than_python_3_8(program: Path, tmp_path: Path) -> None:
