@@ -12,10 +12,10 @@ from calibration.qdq import quantize
 from calibration.ranges import collect
 from calibration.summary import QuantizationSummary
 from pipeline.datasets.prepared import PreparedBatches
-from pipeline.onnxmodel.batches import CHUNK, batch_size
 from pipeline.onnxmodel.file import describe, read_model
 from pipeline.stage import Context
 from pipeline.stages.data import evenly, read_preprocess, read_split
+from targets.batches import CHUNK, batch_size
 from targets.capability import QuantizationConvention
 
 # Inputs at once where repairs are tried: every fourth batch judges, so there should be many.
