@@ -38,6 +38,11 @@ class Settings(Section):
     def _together(self) -> Settings:
         if self.model.onnx and self.student:
             raise ValueError("student needs a torch model: remove [student], or give model.factory")
+        mixed = any("mixed" in target.precisions for target in self.targets)
+        if mixed and self.quantize.mixed is None:
+            raise ValueError('precision "mixed" needs [quantize.mixed], as in: bits = 5.0')
+        if self.quantize.mixed and not mixed:
+            raise ValueError('no target\'s precisions have "mixed": add it, or remove [quantize.mixed]')
         if not (self.data.labelled or self.model.checkpoint or self.model.onnx):
             raise ValueError(
                 "images without labels cannot train the network they are labelled by: "
