@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from small_networks import SHAPE, batches, build
 from torch import Tensor, nn
 
-from pipeline.compress.allocation import plan_uniform
+from pipeline.compress.allocation import make_plan
+from pipeline.compress.budget import macs_budget
 from pipeline.compress.cost import count_macs
 from pipeline.compress.groups import find_groups
 from pipeline.compress.importance import by_score, l1_importance
 from pipeline.compress.patches import Places, moments, outputs, patch_columns, patches
 from pipeline.compress.repair import reestimate_batchnorm, repair
+from pipeline.compress.shapes import find_shapes
 from pipeline.compress.structure import Plan, apply
 from pipeline.compress.survivors import survivors
 
@@ -178,9 +180,9 @@ def test_the_slimmed_network_costs_what_the_plan_says(name: str) -> None:
     network = build(name)
     groups = find_groups(network, SHAPE)
     budget = count_macs(network, SHAPE) // 2
-    plan = plan_uniform(
-        network, SHAPE, l1_importance(network, groups), groups, macs=budget, alignment=2, minimum=2
-    )
+    shapes = find_shapes(network, groups, SHAPE)
+    order = {leader: by_score(score) for leader, score in l1_importance(network, groups).items()}
+    plan = make_plan(shapes, order, macs_budget(shapes, budget), alignment=2, minimum=2)
     assert count_macs(cut(network, plan), SHAPE) == plan.macs_after <= budget
 
 
