@@ -17,6 +17,7 @@ Criterion = Literal[
     "taylor",
     "fisher",
     "fisher-ratio",
+    "critical-path",
     "di-mask-gradient",
     "di-greedy",
     "reconstruction",
