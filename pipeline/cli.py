@@ -128,6 +128,43 @@ def scores(build_file: Path, out: Path | None, allow_code: bool, as_json: bool) 
 
 
 @main.command()
+@click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
+@click.option("--class", "classes", multiple=True, help="Cut a network to this class; once for each class.")
+@click.option("--other", is_flag=True, help="Everything else becomes one more output.")
+@click.option("--share", type=click.FloatRange(0, 1, min_open=True), help="Of a class's mass on its path.")
+@click.option("--macs", type=click.FloatRange(0, 1, min_open=True), help="Share of the operations to keep.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for paths.html, scores and the network.")
+@ALLOW_CODE
+@AS_JSON
+def paths(
+    build_file: Path,
+    classes: tuple[str, ...],
+    other: bool,
+    share: float | None,
+    macs: float | None,
+    out: Path | None,
+    allow_code: bool,
+    as_json: bool,
+) -> None:
+    """Say which channels of BUILD_FILE's teacher serve which class, and cut it to some classes.
+
+    Channels are scored once; after that every set of classes is cut and repaired in seconds, untrained.
+
+    Example: edgewright paths examples/footwear/build.toml --class Sandal --class Sneaker --out sandals
+    """
+    from pipeline.verbs.console import listening
+    from pipeline.verbs.paths import Wanted, paths_text, trace_build, write_paths
+
+    with listening() as listener:
+        found = trace_build(build_file, Wanted(classes, other, share, macs), allow_code, listener)
+    if out:
+        write_paths(found, out)
+    click.echo(json.dumps(found.document(), indent=1) if as_json else paths_text(found))
+    if out and not as_json:
+        click.echo(f"wrote {out / 'paths.html'}")
+
+
+@main.command()
 @AS_JSON
 def doctor(as_json: bool) -> None:
     """Say which toolchains work here, in which versions, and what to install for the rest.
