@@ -178,6 +178,52 @@ def doctor(as_json: bool) -> None:
     click.echo(json.dumps(findings, indent=1) if as_json else doctor_text(findings))
 
 
+@main.group()
+def store() -> None:
+    """Look after the folder in which finished stages are kept.
+
+    Example: edgewright store verify examples/footwear/build.toml
+    """
+
+
+@store.command()
+@click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
+@click.option("--remove", is_flag=True, help="Delete what is damaged; the next build makes it again.")
+@ALLOW_CODE
+@AS_JSON
+def verify(build_file: Path, remove: bool, allow_code: bool, as_json: bool) -> None:
+    """Read all of BUILD_FILE's store again and compare it with its digests; exit code 1 if something differs.
+
+    Example: edgewright store verify examples/footwear/build.toml
+    """
+    from pipeline.verbs.console import progressing
+    from pipeline.verbs.store import verify_store
+
+    with progressing("verify") as progress:
+        findings = verify_store(build_file, remove, allow_code, progress)
+    nothing = "every output is what it was when it was made"
+    click.echo(json.dumps(findings.document(), indent=1) if as_json else findings.text(nothing))
+    if findings.found and not remove:
+        click.get_current_context().exit(1)
+
+
+@store.command()
+@click.argument("build_files", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--remove", is_flag=True, help="Delete it; without this, it is only listed.")
+@ALLOW_CODE
+@AS_JSON
+def gc(build_files: tuple[Path, ...], remove: bool, allow_code: bool, as_json: bool) -> None:
+    """List, or remove, what none of BUILD_FILES use. Name all builds that share the store.
+
+    Example: edgewright store gc examples/footwear/build.toml --remove
+    """
+    from pipeline.verbs.store import collect_garbage
+
+    findings = collect_garbage(build_files, remove, allow_code)
+    nothing = "these builds use all of it"
+    click.echo(json.dumps(findings.document(), indent=1) if as_json else findings.text(nothing))
+
+
 @main.group(invoke_without_command=True)
 @AS_JSON
 @click.pass_context

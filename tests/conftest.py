@@ -56,8 +56,12 @@ samples = 64
 seconds = 0.2
 warmup_s = 0.05
 
+[quantize.mixed]
+bits = 5.0
+
 [[targets]]
 device = "any-onnxruntime"
+precisions = ["fp32", "int8", "mixed"]
 
 [[targets]]
 device = "this-machine"
