@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.folders import loose_images
 from pipeline.datasets.prepared import PreparedBatches
-from pipeline.onnxmodel.batches import batch_size
+from targets.batches import batch_size
 from targets.errors import DataError
 from targets.preprocess import Preprocess
 from targets.toolchain import TensorSpec
