@@ -1,6 +1,6 @@
 """What it costs to keep a layer, or half of its noise, in float: container, split and float, timed.
 
-    python -m benchmarks.quantization.forms --images FOLDER [--networks A B] [--toolchains openvino onnxruntime]
+    python -m benchmarks.quantization.forms --images FOLDER [--networks A B] [--toolchains …]
 
 For the most sensitive layers of each network all three forms are timed against each other in the whole model,
 as a latency budget does it, and the one is named that saves most divergence a millisecond.
