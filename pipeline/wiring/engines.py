@@ -126,8 +126,8 @@ def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator
         name,
         "pipeline.stages.engines:compile_engine",
         inputs={"model": onnx},
-        settings={
-            "toolchain": target.toolchain,
+        settings=request.toolchain(target)
+        | {
             "device": target.device.name,
             "capability": target.capability.model_dump(mode="json"),
             "precision": variant.precision,
@@ -140,7 +140,8 @@ def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator
         ENGINE_GATES[variant.precision],
         name,
         inputs={"reference": onnx, "candidate": Ref(name, "engine")},
-        **runtime | {"tools": (*ONNX_TOOLS, target.toolchain)},
+        settings=request.toolchain(target),
+        **runtime | {"tools": (*ONNX_TOOLS, *runtime["tools"])},
     )
 
 
@@ -154,8 +155,8 @@ def _measure(request: Request, target: BuildTarget, variants: Sequence[Variant])
             for variant in variants
         }
         | request.data("calibrate", "preprocess"),
-        settings={
-            "toolchain": target.toolchain,
+        settings=request.toolchain(target)
+        | {
             "measure": {
                 "warmup_min_s": section.warmup_s,
                 "min_samples": section.samples,
@@ -176,7 +177,7 @@ def _evaluate(request: Request, target: BuildTarget, variant: Variant) -> Stage:
             "task": Ref("task", "task.json"),
         }
         | request.data("test", "preprocess"),
-        settings={"toolchain": target.toolchain},
+        settings=request.toolchain(target),
         **request.runtime(target),
     )
 
