@@ -208,8 +208,10 @@ class Bench:
             self.base.method,
             partial(self.progress, "ranking layers"),
         )
-        known = [item for item in ranked if item.node in self.measured.noise][: budget.layers]
-        return [self._candidate(item.node, item.measured, budget.alignment) for item in known]
+        known = [item for item in ranked if item.node in self.measured.noise]
+        # One layer stays INT8 whatever the time allows: a model without any is the float model.
+        looked_at = known[: min(budget.layers, len(known) - 1)]
+        return [self._candidate(item.node, item.measured, budget.alignment) for item in looked_at]
 
     def _candidate(self, node: str, divergence: float, alignment: int) -> Candidate:
         noise = self.measured.noise[node].noise[:, WIDTHS.index(8)] * self.measured.scores[node]

@@ -25,6 +25,8 @@ Form = Literal["container", "split", "float"]
 FORMS: tuple[Form, ...] = ("container", "split", "float")
 # Of the plain INT8 latency: what cannot be told from nothing.
 LEAST_PRICE = 1e-3
+# Whole models measured on the way to the one that fits.
+ROUNDS = 6
 # Of a layer's noise, what the channels of its split that stay float carry.
 SHARE = 0.5
 
@@ -96,6 +98,15 @@ def split_mask(weight: NDArray[np.float64], alignment: int) -> NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class Step:
+    """A layer that takes another form, and what more that takes than the form before; milliseconds."""
+
+    node: str
+    form: Form
+    price: float
+
+
+@dataclass(frozen=True)
 class Spending:
     """What a latency budget was spent on.
 
@@ -138,29 +149,52 @@ def spend(
         }
         times[item.node] = dict(budget.timer(models, variants.inputs))
     steps = _steps(candidates, times, alone)
-    tried: list[tuple[Mapping[str, Form], float]] = []
+    tried: list[tuple[dict[str, Form], float]] = []
 
-    def holds(count: int) -> bool:
-        forms = dict(steps[:count])
-        progress("timing whole models", len(tried), len(steps).bit_length() + 1)
+    def measured(forms: dict[str, Form]) -> float:
+        progress("timing whole models", len(tried), ROUNDS)
         model = variants.write(*changes(forms, splits))
         tried.append((forms, budget.timer({"mixed": model}, variants.inputs)["mixed"]))
-        return tried[-1][1] <= budget.ms
+        return tried[-1][1]
 
-    chosen = dict(steps[: _most(len(steps), holds)])
+    chosen = _search(steps, budget.ms, alone, measured)
     return Spending(tuple(_described(item, chosen, times[item.node]) for item in candidates), tuple(tried))
 
 
-def _most(count: int, holds: Callable[[int], bool]) -> int:
-    """Return how many steps hold, by bisection; none always do."""
-    low, high = 0, count
-    while low < high:
-        middle = (low + high + 1) // 2
-        if holds(middle):
-            low = middle
+def _search(
+    steps: Sequence[Step], allowed: float, alone: float, measured: Callable[[dict[str, Form]], float]
+) -> dict[str, Form]:
+    """Return the forms that save most within the time allowed, corrected by what whole models take."""
+    best: dict[str, Form] = {}
+    low, high = 0.0, 2.0 * (allowed - alone) + sum(step.price for step in steps)
+    allowance = allowed - alone
+    seen = [best]
+    for _ in range(ROUNDS):
+        forms = _within(steps, allowance)
+        if forms in seen:
+            break
+        seen.append(forms)
+        left = allowed - measured(forms)
+        if left >= 0.0:
+            low, best = allowance, forms
         else:
-            high = middle - 1
-    return low
+            high = allowance
+        wanted = allowance + left
+        allowance = wanted if low < wanted < high else (low + high) / 2.0
+    return best
+
+
+def _within(steps: Sequence[Step], allowance: float) -> dict[str, Form]:
+    """Take steps while there is time for them; a layer ends where one of its steps was too long."""
+    forms: dict[str, Form] = {}
+    ended: set[str] = set()
+    for step in steps:
+        if step.price > allowance:
+            ended.add(step.node)
+        if step.node not in ended:
+            forms[step.node] = step.form
+            allowance -= step.price
+    return forms
 
 
 def changes(forms: Mapping[str, Form], splits: Mapping[str, Split]) -> tuple[dict[str, Split], list[str]]:
@@ -171,8 +205,8 @@ def changes(forms: Mapping[str, Form], splits: Mapping[str, Split]) -> tuple[dic
 
 def _steps(
     candidates: Sequence[Candidate], times: Mapping[str, Mapping[str, float]], alone: float
-) -> list[tuple[str, Form]]:
-    """Return (layer, form) in the order of divergence saved a millisecond, along each layer's convex hull.
+) -> list[Step]:
+    """Return the steps in the order of divergence saved a millisecond, along each layer's convex hull.
 
     Forms of one layer were timed together, different layers were not: a machine that was slower for a while
     must not make them dearer, so that milliseconds are shares of plain INT8's.
@@ -188,9 +222,9 @@ def _steps(
             share = max(took[form] / took["container"] - 1.0, cost[-1] / alone + LEAST_PRICE)
             cost.append(share * alone)
         noise = np.array([left["container"], *(left[form] for form in forms)])
-        for choice, gain, _ in hull_steps(Item(np.array(cost), noise)):
-            steps.append((gain, item.node, forms[choice - 1]))
-    return [(node, form) for _, node, form in sorted(steps, key=lambda step: -step[0])]
+        for choice, gain, price in hull_steps(Item(np.array(cost), noise)):
+            steps.append((gain, Step(item.node, forms[choice - 1], price)))
+    return [step for _, step in sorted(steps, key=lambda pair: -pair[0])]
 
 
 def _described(item: Candidate, chosen: Mapping[str, Form], times: Mapping[str, float]) -> LayerForm:

@@ -96,10 +96,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     Raises:
         ConfigError: there is something already.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            "there is something already", where=str(out), mend="remove it, or name another --out"
-        )
+    refuse_existing(out)
     beside = out.with_name(f".{out.name}.{os.getpid()}")
     with explained(out):
         beside.mkdir(parents=True)
@@ -110,3 +107,15 @@ def fresh_folder(out: Path) -> Iterator[Path]:
             beside.rename(out)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
+
+
+def refuse_existing(out: Path) -> None:
+    """Refuse to write over anything but an empty folder.
+
+    Raises:
+        ConfigError: there is something already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(
+            "there is something already", where=str(out), mend="remove it, or name another --out"
+        )

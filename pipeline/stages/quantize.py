@@ -24,7 +24,7 @@ TRIED_TOGETHER = 8
 
 def observe(context: Context) -> None:
     """Run calibration images through the float model. Artefact: observations.npz."""
-    batches = _batches(context, CHUNK)
+    batches = calibration_batches(context, CHUNK)
     total = batches.inputs
     observed = collect(
         context.inputs["model"], batches, lambda seen: context.progress("observing ranges", seen, total)
@@ -58,7 +58,7 @@ def write_best(context: Context) -> None:
     out = context.out / "model.onnx"
     found = quantize_best(
         context.inputs["model"],
-        _batches(context, TRIED_TOGETHER),
+        calibration_batches(context),
         QuantizationConvention(**settings["convention"]),
         out,
         context.out / "float.onnx",
@@ -69,8 +69,8 @@ def write_best(context: Context) -> None:
     _write(context.out / "trials.json", [asdict(trial) for trial in found.trials])
 
 
-def _batches(context: Context, most: int) -> PreparedBatches:
-    """The calibrate split, in whole batches."""
+def calibration_batches(context: Context, most: int = TRIED_TOGETHER) -> PreparedBatches:
+    """The calibrate split as a model's input, in whole batches of at most so many."""
     inputs = describe(read_model(context.inputs["model"])).inputs
     images = evenly(read_split(context.inputs["calibrate"])[0], context.settings["samples"])
     size = batch_size(inputs, min(most, len(images)))

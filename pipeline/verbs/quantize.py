@@ -13,7 +13,9 @@ import numpy as np
 import onnx
 
 from calibration.best import quantize_best
+from calibration.budgets import Budget
 from calibration.load import load
+from calibration.mix import Base, Mixed, check_budget, quantize_mixed
 from calibration.qdq import quantize
 from calibration.ranges import Batch, collect
 from calibration.simulate import Outputs, output_distance, simulate
@@ -21,8 +23,10 @@ from calibration.summary import QuantizationSummary
 from pipeline.datasets.model_inputs import Divided, ImageOptions, load_inputs
 from pipeline.onnxmodel.file import describe, read_model
 from pipeline.publish import fresh_folder
+from pipeline.stages.mix import budget_for
 from targets.capability import QuantizationConvention, load_device
 from targets.errors import CapabilityError
+from targets.toolchain import EngineOptions
 
 Progress = Callable[[str, int, int], None]
 
@@ -40,6 +44,8 @@ class Order:
         samples: most inputs to use.
         thorough: try repairs and keep what helps; without, ranges alone.
         ignore: nodes, operator types or regular expressions that stay in float.
+        budget: for weights of 2 to 8 bits: a key of [quantize.mixed] and its value; None for INT8 throughout.
+        threads: of one inference, for a budget of milliseconds.
         images: how image files become inputs.
     """
 
@@ -51,6 +57,8 @@ class Order:
     samples: int = 512
     thorough: bool = True
     ignore: tuple[str, ...] = ()
+    budget: tuple[str, float] | None = None
+    threads: int = 1
     images: ImageOptions = field(default_factory=ImageOptions)
 
 
@@ -79,9 +87,10 @@ class Quantized:
         toolchain: name.
         summary: what is INT8, and what is not and why.
         recipe: what was chosen of the repairs; None for ranges alone.
-        quality: of the written model.
+        quality: of the INT8 model.
+        mixed: the model with fewer bits, where a budget was given, and its quality.
         float_bytes: of the float file.
-        int8_bytes: of the written file.
+        int8_bytes: of the INT8 file.
     """
 
     out: Path
@@ -90,6 +99,7 @@ class Quantized:
     summary: QuantizationSummary
     recipe: dict[str, Any] | None
     quality: Quality
+    mixed: tuple[Mixed, Quality] | None
     float_bytes: int
     int8_bytes: int
 
@@ -104,6 +114,7 @@ class Quantized:
             "weight_bits": self.summary.weight_bits,
             "recipe": self.recipe,
             "quality": asdict(self.quality),
+            "mixed": _mixed_document(*self.mixed) if self.mixed else None,
             "float_bytes": self.float_bytes,
             "int8_bytes": self.int8_bytes,
             "counts": summary["counts"],
@@ -115,6 +126,7 @@ def quantize_model(order: Order, progress: Progress) -> Quantized:
     """Quantize a model for a device's convention and measure what it costs.
 
     Artefacts in `order.out`: model.onnx (QDQ), float.onnx (the float model it was made from), summary.json.
+    With a budget also int8.onnx (8 bits throughout), bits.json (the plan) and model.packed.
 
     Raises:
         ConfigError, DataError, ModelError, CapabilityError: as they say; nothing is left behind.
@@ -128,23 +140,34 @@ def quantize_model(order: Order, progress: Progress) -> Quantized:
             where=f"--device {order.device}",
             mend="keep the float model there, or choose another device or toolchain",
         )
+    budget = None
+    if order.budget:
+        budget = budget_for(*order.budget, toolchain, device.name, EngineOptions("int8", order.threads))
+        check_budget(budget)
     specs = describe(read_model(order.model)).inputs
     with fresh_folder(order.out) as folder, tempfile.TemporaryDirectory() as scratch:
         inputs = load_inputs(order.data, specs, order.images, order.samples, Path(scratch), progress)
-        summary, recipe = _write(order, inputs, convention, folder, progress)
-        quality = _quality(order.model, folder / "model.onnx", inputs.kept, progress)
+        int8 = folder / ("int8.onnx" if order.budget else "model.onnx")
+        summary, recipe = _write(order, inputs, convention, int8, folder / "float.onnx", progress)
+        models = [int8]
+        made = None
+        if budget:
+            made = _mix(order, inputs, convention, budget, folder, progress)
+            models.append(made.model)
+        progress("comparing with float", 0, 1)
+        qualities = _qualities(order.model, models, inputs.kept)
         found = Quantized(
             order.out,
             device.name,
             toolchain,
             summary,
             recipe,
-            quality,
+            qualities[0],
+            (made, qualities[-1]) if made else None,
             float_bytes=order.model.stat().st_size,
-            int8_bytes=(folder / "model.onnx").stat().st_size,
+            int8_bytes=int8.stat().st_size,
         )
-        document = summary.document() | {"quality": asdict(quality), "recipe": recipe}
-        text = json.dumps(document, indent=1) + "\n"
+        text = json.dumps(summary.document() | found.document(), indent=1) + "\n"
         (folder / "summary.json").write_text(text, encoding="utf-8")
     return found
 
@@ -159,11 +182,25 @@ def quantized_text(found: Quantized) -> str:
         f"{found.int8_bytes / 1e6:.2f} MB",
         f"  {_closeness(quality)}, on {quality.inputs} inputs used for nothing else",
     ]
+    if found.mixed:
+        lines += _mixed_lines(*found.mixed)
     if found.recipe:
         lines.append("  chosen: " + ", ".join(f"{key} {_said(value)}" for key, value in found.recipe.items()))
     lines += [f"  stays in float: {kept.op_type} {kept.node}: {kept.reason}" for kept in summary.kept_float]
     lines.append(f"wrote {found.out / 'model.onnx'}")
     return "\n".join(lines)
+
+
+def _mixed_lines(made: Mixed, quality: Quality) -> list[str]:
+    return [
+        f"{made.plan.average_bits:.2f} bits a weight on average ({made.budget}, by {made.plan.sensitivity})",
+        f"  packed {made.sizes.packed_bytes / 1e6:.2f} MB",
+        f"  {_closeness(quality)}, on the same inputs",
+    ] + [f"  {form.node}: {form.form}, {form.reason}" for form in made.forms if form.form != "container"]
+
+
+def _mixed_document(made: Mixed, quality: Quality) -> dict[str, Any]:
+    return made.document() | {"quality": asdict(quality)}
 
 
 def _closeness(quality: Quality) -> str:
@@ -177,19 +214,15 @@ def _said(value: object) -> str:
 
 
 def _write(
-    order: Order, inputs: Divided, convention: QuantizationConvention, folder: Path, progress: Progress
+    order: Order,
+    inputs: Divided,
+    convention: QuantizationConvention,
+    out: Path,
+    twin: Path,
+    progress: Progress,
 ) -> tuple[QuantizationSummary, dict[str, Any] | None]:
-    out = folder / "model.onnx"
     if order.thorough:
-        found = quantize_best(
-            order.model,
-            inputs.calibration,
-            convention,
-            out,
-            folder / "float.onnx",
-            order.ignore,
-            progress,
-        )
+        found = quantize_best(order.model, inputs.calibration, convention, out, twin, order.ignore, progress)
         return found.summary, asdict(found.best.recipe)
     total = inputs.calibration.inputs
     observed = collect(
@@ -198,13 +231,35 @@ def _write(
     return quantize(order.model, observed, convention, out, ignore=order.ignore), None
 
 
-def _quality(model: Path, quantized: Path, kept: Sequence[Batch], progress: Progress) -> Quality:
-    progress("comparing with float", 0, 2)
+def _mix(
+    order: Order,
+    inputs: Divided,
+    convention: QuantizationConvention,
+    budget: Budget,
+    folder: Path,
+    progress: Progress,
+) -> Mixed:
+    twin = folder / "float.onnx" if order.thorough else order.model
+    return quantize_mixed(
+        order.model,
+        inputs.calibration,
+        convention,
+        budget,
+        folder,
+        base=Base(twin, folder / "int8.onnx"),
+        ignore=order.ignore,
+        progress=progress,
+    )
+
+
+def _qualities(model: Path, quantized: Sequence[Path], kept: Sequence[Batch]) -> list[Quality]:
     reference = simulate(load(model).model, kept)
-    progress("comparing with float", 1, 2)
-    got = simulate(onnx.load(quantized), kept)
     inputs = sum(len(next(iter(batch.values()))) for batch in kept)
-    return Quality(inputs, output_distance(reference, got), _agreement(reference, got))
+    found = []
+    for path in quantized:
+        got = simulate(onnx.load(path), kept)
+        found.append(Quality(inputs, output_distance(reference, got), _agreement(reference, got)))
+    return found
 
 
 def _agreement(reference: Outputs, got: Outputs) -> float | None:

@@ -66,7 +66,7 @@ def compile_model(
         opset=facts.opset,
         dynamic_batch=any(-1 in spec.shape for spec in facts.inputs),
         runtime_version=tool.probe().version,
-    ) or check_model(model, capability)
+    ) or check_model(model, capability, device.memory_mib)
     if violations:
         raise refused(f"the model cannot run on {device.name} with {name}", violations, str(model))
     with fresh_folder(out) as folder:

@@ -157,6 +157,24 @@ def test_thorough_quantization_tries_repairs_and_is_gated_by_the_original(projec
     assert gate.passed and gate.reference == "float ONNX"
 
 
+def test_mixed_bits_ship_beside_int8_and_smaller(project):
+    target = 'device = "any-onnxruntime"\n'
+    session = edit(
+        project,
+        (target, target + 'precisions = ["fp32", "int8", "mixed"]\n'),
+        ("# So little", "[quantize.mixed]\nbits = 5.0\n\n# So little"),
+    )
+    session.build()
+    record = load(project / "out" / "report.json")
+    target = next(target for target in record.targets if target.name == "any-onnxruntime")
+    assert target.products == ["student int8", "student mixed"]
+    models = project / "out" / "models"
+    packed = (models / "student-mixed-any-onnxruntime.packed").stat().st_size
+    assert packed < (models / "student-int8-any-onnxruntime.onnx").stat().st_size
+    assert json.loads((models / "student-mixed-any-onnxruntime.bits.json").read_text())["average_bits"] <= 5.0
+    assert any(gate.name == "mix student any-onnxruntime" for gate in record.gates)
+
+
 def test_a_failing_gate_stops_the_build_and_leaves_a_reproduction(project):
     session = edit(project, ("[gates.limits.quantize]\n", "[gates.limits.quantize]\nrelative_l2 = 1e-6\n"))
     before = (project / "out" / "report.html").read_bytes()

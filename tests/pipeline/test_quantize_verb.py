@@ -154,3 +154,36 @@ def test_no_torch_is_needed(model, data, tmp_path):
         f"main({arguments!r}, standalone_mode=False)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("budget", [("--bits", "4"), ("--size", "4.5kB"), ("--max-drop", "30")])
+def test_a_budget_gives_a_plan_and_a_packed_file_that_restores_the_model(model, data, tmp_path, budget):
+    out = tmp_path / "mixed"
+    arguments = ("--data", data, "--device", "any-onnxruntime", "--plain", *budget, "--out", out)
+    result = call("quantize", model, *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)["mixed"]
+    assert 2 <= found["average_bits"] <= 8 and found["quality"]["inputs"] == 16
+    assert json.loads((out / "bits.json").read_text())["schema"] == "edgewright.bits/1"
+    assert call("unpack", out / "model.packed", "--out", tmp_path / "again.onnx").exit_code == 0
+    assert (tmp_path / "again.onnx").read_bytes() == (out / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        (("--bits", "1"), "ask for 2"),
+        (("--size", "10B"), "cannot be met"),
+        (("--size", "3 stone"), "units B, kB, MB"),
+        (("--bits", "4", "--latency", "3ms"), "give one of"),
+    ],
+)
+def test_a_budget_that_cannot_be_met_is_refused(model, data, tmp_path, budget, words):
+    result = call("quantize", model, "--data", data, "--plain", *budget, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and words in result.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_damaged_packed_file_is_refused(tmp_path):
+    (tmp_path / "bad.packed").write_bytes(b"EWPACK1\n" + bytes(40))
+    result = call("unpack", tmp_path / "bad.packed", "--out", tmp_path / "out.onnx")
+    assert result.exit_code == 2 and not (tmp_path / "out.onnx").exists()
