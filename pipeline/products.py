@@ -9,7 +9,9 @@ from pathlib import Path
 from pipeline.config import Settings, TargetSection
 from pipeline.stage import Ref
 from targets.capability import Capability, Device, load_device
+from targets.cpu import cpu_flags
 from targets.errors import ConfigError
+from targets.native import native_precision
 
 UNITS = {"bytes": "b", "latency_ms": "ms"}
 
@@ -24,6 +26,7 @@ class BuildTarget:
         device: what the device can do.
         capability: what it can do with the toolchain chosen.
         toolchain: name of that toolchain.
+        native: precision the runtime would compute a float model in by default.
     """
 
     name: str
@@ -31,6 +34,7 @@ class BuildTarget:
     device: Device
     capability: Capability
     toolchain: str
+    native: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ def resolve_targets(settings: Settings, folder: Path) -> list[BuildTarget]:
         capability = device.capability(toolchain)
         own = device.name if device.name.endswith(toolchain) else f"{device.name}-{toolchain}"
         name = section.name or own
-        found.append(BuildTarget(name, section, device, capability, toolchain))
+        native = native_precision(toolchain, cpu_flags(), capability.precisions)
+        found.append(BuildTarget(name, section, device, capability, toolchain, native))
     _refuse_doubles([target.name for target in found])
     return found
 
@@ -104,11 +109,14 @@ def labels_of(settings: Settings) -> str:
 def variants_of(settings: Settings, target: BuildTarget) -> list[Variant]:
     """What is compiled for a target: what ships at every precision asked for, the teacher to compare with.
 
-    The first precision that is not INT8 is the float twin everything is compared with. The teacher is
-    quantized as well where its students are: what plain quantization would have come to.
+    The first precision that is not INT8 is the float twin everything is compared with. Where INT8 ships, the
+    precision the runtime would choose by itself is a twin as well: users without this build get that one. The
+    teacher is quantized as well where its students are: what plain quantization would have come to.
     """
     precisions = list(dict.fromkeys(target.section.precisions))
-    floats = [precision for precision in precisions if precision != "int8"] or ["fp32"]
+    floats: list[str] = [precision for precision in precisions if precision != "int8"] or ["fp32"]
+    if "int8" in precisions and target.native not in floats:
+        floats.append(target.native)
     ordered = floats + ["int8"] * ("int8" in precisions)
     first, *rest = networks_of(settings)
     roles = dict.fromkeys(ordered, "float twin") | {ordered[-1]: "product"}
