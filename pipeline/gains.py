@@ -10,6 +10,11 @@ from pipeline.paired import difference
 from pipeline.record import Accuracy
 
 Result = Mapping[str, Any]
+# Precision → what making it is called, and the stages that do it, by network and target.
+STEPS = {
+    "int8": ("quantize", ("observe {0}", "quantize {0} {1}")),
+    "mixed": ("mix bits of", ("observe {0}", "quantize {0} {1}", "mix {0} {1}")),
+}
 
 
 def gains(
@@ -41,9 +46,8 @@ def _steps(target: str, results: Sequence[Result]) -> Iterator[tuple[str, Result
         for other in others:
             if network == first["network"] and other["role"] == "baseline":
                 continue
-            quantizing = [f"observe {network}", f"quantize {network} {target}"]
-            step = "quantize" if other["precision"] == "int8" else f"compute in {other['precision']}"
-            yield f"{step} {network}", plain, other, quantizing if other["precision"] == "int8" else []
+            step, making = STEPS.get(other["precision"], (f"compute in {other['precision']}", ()))
+            yield f"{step} {network}", plain, other, [name.format(network, target) for name in making]
 
 
 def _gain(target: str, step: str, before: Result, after: Result, seconds: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ Result = Mapping[str, Any]
 def judge(
     target: str, results: Sequence[Result], margin: float, otherwise: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Hold every quantized product of a target against the fastest float twin of its network.
+    """Hold every product of a target that has float twins against the fastest of them.
 
     It pays when the whole interval of its speed-up lies at or above the margin.
 
@@ -28,7 +28,7 @@ def judge(
     roles: dict[str, str] = {}
     requirements = []
     for product in results:
-        if product["role"] != "product" or product["precision"] != "int8":
+        if product["role"] != "product":
             continue
         twins = [
             result

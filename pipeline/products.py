@@ -13,6 +13,8 @@ from targets.cpu import cpu_flags
 from targets.errors import ConfigError
 from targets.native import native_precision
 
+# Precisions that ship beside each other; the others are the float twins they are compared with.
+QUANTIZED = ("int8", "mixed")
 UNITS = {"bytes": "b", "latency_ms": "ms"}
 
 
@@ -55,6 +57,11 @@ class Variant:
     def name(self) -> str:
         """As the report shows it."""
         return f"{self.network} {self.precision}"
+
+    @property
+    def runs_as(self) -> str:
+        """The precision a runtime is asked for: channels of different bits are INT8 to it."""
+        return "int8" if self.precision == "mixed" else self.precision
 
     @property
     def ships(self) -> bool:
@@ -109,20 +116,22 @@ def labels_of(settings: Settings) -> str:
 def variants_of(settings: Settings, target: BuildTarget) -> list[Variant]:
     """What is compiled for a target: what ships at every precision asked for, the teacher to compare with.
 
-    The first precision that is not INT8 is the float twin everything is compared with. Where INT8 ships, the
-    precision the runtime would choose by itself is a twin as well: users without this build get that one. The
+    The first float precision is the float twin everything is compared with. Where a quantized one ships,
+    the one the runtime would choose by itself is a twin as well: users without this build get that one. The
     teacher is quantized as well where its students are: what plain quantization would have come to.
     """
     precisions = list(dict.fromkeys(target.section.precisions))
-    floats: list[str] = [precision for precision in precisions if precision != "int8"] or ["fp32"]
-    if "int8" in precisions and target.native not in floats:
+    floats: list[str] = [precision for precision in precisions if precision not in QUANTIZED] or ["fp32"]
+    quantized = [precision for precision in QUANTIZED if precision in precisions]
+    if quantized and target.native not in floats:
         floats.append(target.native)
-    ordered = floats + ["int8"] * ("int8" in precisions)
+    ordered = floats + quantized
     first, *rest = networks_of(settings)
-    roles = dict.fromkeys(ordered, "float twin") | {ordered[-1]: "product"}
+    shipped = ordered[len(floats) :] or ordered[-1:]
+    roles = dict.fromkeys(ordered, "float twin") | dict.fromkeys(shipped, "product")
     if not rest:
         return [Variant(first, precision, roles[precision]) for precision in ordered]
-    baselines = [floats[0]] + ["int8"] * ("int8" in precisions)
+    baselines = [floats[0]] + ["int8"] * (len(ordered) > len(floats))
     return [Variant(first, precision, "baseline") for precision in baselines] + [
         Variant(network, precision, roles[precision]) for network in rest for precision in ordered
     ]
@@ -146,7 +155,7 @@ def timed_target(settings: Settings, targets: Sequence[BuildTarget]) -> BuildTar
 
 
 def product_precision(settings: Settings, target: BuildTarget) -> str:
-    """The precision that ships on a target."""
+    """The precision that ships on a target; INT8 where it ships too, before a mixed one."""
     return next(each.precision for each in variants_of(settings, target) if each.role == "product")
 
 
@@ -155,8 +164,15 @@ def quantized(target: BuildTarget, network: str) -> str:
     return f"quantize {network} {target.name}"
 
 
+def mixed(target: BuildTarget, network: str) -> str:
+    """The stage that gives the channels of a quantized network fewer bits."""
+    return f"mix {network} {target.name}"
+
+
 def onnx_stage(target: BuildTarget, variant: Variant) -> str:
     """The stage that makes the ONNX file a variant is compiled from."""
+    if variant.precision == "mixed":
+        return mixed(target, variant.network)
     if variant.precision == "int8":
         return quantized(target, variant.network)
     return f"simplify {variant.network}"
@@ -164,7 +180,7 @@ def onnx_stage(target: BuildTarget, variant: Variant) -> str:
 
 def onnx_path(target: BuildTarget, variant: Variant) -> str:
     """Where a variant's ONNX file is handed over, below the output folder."""
-    suffix = f"-int8-{target.name}" if variant.precision == "int8" else ""
+    suffix = f"-{variant.precision}-{target.name}" if variant.precision in QUANTIZED else ""
     return f"models/{variant.network}{suffix}.onnx"
 
 
@@ -185,6 +201,10 @@ def published(settings: Settings, targets: Sequence[BuildTarget]) -> dict[str, R
         for variant in variants_of(settings, target):
             found[onnx_path(target, variant)] = Ref(onnx_stage(target, variant), "model.onnx")
             found[engine_path(target, variant)] = Ref(f"compile {target.name} {variant.name}", "engine")
+            if variant.precision == "mixed":
+                path, stage = onnx_path(target, variant).removesuffix(".onnx"), mixed(target, variant.network)
+                found[f"{path}.packed"] = Ref(stage, "model.packed")
+                found[f"{path}.bits.json"] = Ref(stage, "bits.json")
     return found
 
 

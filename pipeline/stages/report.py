@@ -198,6 +198,7 @@ def _results(target: Mapping[str, Any], artefacts: Artefacts) -> list[dict[str, 
     return [
         {
             **{key: value for key, value in timings["extras"][variant["name"]].items() if key != "flags"},
+            **_planned_bits(variant, artefacts),
             "target": target["name"],
             "variant": variant["name"],
             "network": variant["network"],
@@ -211,6 +212,18 @@ def _results(target: Mapping[str, Any], artefacts: Artefacts) -> list[dict[str, 
         }
         for variant in target["variants"]
     ]
+
+
+def _planned_bits(variant: Mapping[str, Any], artefacts: Artefacts) -> dict[str, Any]:
+    """Bits channel by channel, where they were planned; otherwise those read from the file stand."""
+    plan = artefacts(variant["onnx_stage"], "bits.json")
+    if plan is None:
+        return {}
+    return {
+        "bits": [
+            {("layer" if key == "node" else key): layer[key] for key in layer} for layer in plan["layers"]
+        ]
+    }
 
 
 def _engine(target: Mapping[str, Any], variant: Mapping[str, Any], artefacts: Artefacts) -> dict[str, Any]:

@@ -229,7 +229,7 @@ def test_engines_of_two_builds_are_timed_in_turns(small_build: Path, tmp_path: P
 
 
 def results(ratio: float, twins: tuple[str, ...] = ("fp32",)) -> list[dict[str, Any]]:
-    """A student in INT8, `ratio` times as fast as its first float twin; each further one is a third faster."""
+    """A student in INT8, `ratio` times as fast as its first float twin; each further one a third faster."""
     interval = [0.98 * ratio, 1.02 * ratio]
     rows = [
         {
