@@ -19,6 +19,7 @@ from pipeline.wiring.data import data_stages
 from pipeline.wiring.engines import observe_stages, simplify_stages, take_onnx, target_stages
 from pipeline.wiring.labels import labels_stage
 from pipeline.wiring.networks import export_stages, network_stages
+from pipeline.wiring.paths import path_stages
 from pipeline.wiring.request import Request
 
 
@@ -48,6 +49,8 @@ def _stages(request: Request) -> Iterator[Stage]:
             yield labels_stage(request)
     else:
         yield from network_stages(request)
+        if request.settings.paths:
+            yield from path_stages(request)
     for network in networks_of(request.settings):
         if network != "model":
             yield from export_stages(request, network)

@@ -15,10 +15,12 @@ REPORTED = (
     "facts.json",
     "scores.json",
     "plan.json",
+    "paths.json",
     "task.json",
     "gate.json",
     "timings.json",
     "accuracy.json",
+    "bits.json",
     "engine",
 )
 
