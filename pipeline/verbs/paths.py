@@ -15,8 +15,8 @@ from pipeline.report.numbers import percent
 from pipeline.run import Listener
 from pipeline.session import Session
 from pipeline.store import explained
-from pipeline.wiring.paths import CUSTOMISED, customise_stages, path_stages
 from pipeline.verbs.table import aligned
+from pipeline.wiring.paths import CUSTOMISED, customise_stages, path_stages
 from targets.errors import ConfigError
 
 FILES = {
