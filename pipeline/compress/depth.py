@@ -67,7 +67,7 @@ def choose_depth(
     Args:
         network: as it is; left so.
         blocks: what could take the place of each.
-        order: blocks, the least critical first (`triage.least_critical`).
+        order: blocks, the least critical first (`triage.by_price`).
         recorded: batches that least squares looks at.
         local: batches of the local training, each one step.
         select: images accuracies are measured on.

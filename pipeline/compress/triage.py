@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -214,22 +214,19 @@ def epochs_to(results: Sequence[EpochResult], share: float = NEARLY) -> int:
     return next(number for number, one in enumerate(results, 1) if one.select_top1 >= wanted)
 
 
-def least_critical(
-    verdicts: Sequence[Verdict], whole: float, saved: Callable[[Verdict], float]
-) -> list[Verdict]:
-    """Blocks by accuracy lost for what is saved, the least first; those that save nothing last.
+def by_price(lost: Mapping[str, float], saved: Mapping[str, float]) -> list[str]:
+    """Blocks by accuracy lost for what is saved, the least critical first; those that save nothing last.
 
     Args:
-        verdicts: of all blocks.
-        whole: accuracy of the network as it is.
-        saved: what replacing a block saves, in any unit.
+        lost: block → accuracy lost when it is replaced; less than nothing counts as nothing.
+        saved: block → what that saves, in any unit.
     """
 
-    def price(verdict: Verdict) -> float:
-        lost, gain = max(whole - verdict.best.local, 0.0), saved(verdict)
-        return lost / gain if gain > 0 else math.inf
+    def price(block: str) -> tuple[float, float]:
+        gain = saved[block]
+        return (max(lost[block], 0.0) / gain if gain > 0 else math.inf, -gain)
 
-    return sorted(verdicts, key=price)
+    return sorted(lost, key=price)
 
 
 def _tuned(study: Study, network: nn.Module) -> Tuned | None:
@@ -258,13 +255,15 @@ def _outputs(study: Study) -> int:
 
 def _pairs(study: Study, whole: float, verdicts: Sequence[Verdict]) -> list[Pair]:
     """The least critical blocks two by two, each with the layer it did best with."""
-    ordered = least_critical(verdicts, whole, lambda verdict: -verdict.macs)[:MOST_PAIRED]
+    lost = {one.block: whole - one.best.local for one in verdicts}
+    order = by_price(lost, {one.block: -one.macs for one in verdicts})[:MOST_PAIRED]
+    chosen = [one for name in order for one in verdicts if one.block == name]
     pairs = []
-    for one, other in combinations(ordered, 2):
+    for one, other in combinations(chosen, 2):
         layers = {verdict.block: verdict.best.layer for verdict in (one, other)}
-        lost = (whole - one.best.local) + (whole - other.best.local)
         measured = accuracy(swap(study.network, layers), study.select)
-        pairs.append(Pair((one.block, other.block), measured, min(max(whole - lost, 0.0), 1.0)))
+        added = whole - lost[one.block] - lost[other.block]
+        pairs.append(Pair((one.block, other.block), measured, min(max(added, 0.0), 1.0)))
     return pairs
 
 

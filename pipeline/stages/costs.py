@@ -48,7 +48,7 @@ def measure(context: Context) -> None:
     shapes = find_shapes(network, groups, shape)
     levels = width_levels(shapes.full, settings["alignment"], settings["minimum"])
     narrowest = {leader: steps[0] for leader, steps in levels.items()}
-    target = _target(settings)
+    target = layer_target(settings)
     table = measure_table(shapes, narrowest, target, settings["alignment"], context.progress)
     chosen = [
         {leader: steps[place * (len(steps) - 1) // 2] for leader, steps in levels.items()}
@@ -59,7 +59,7 @@ def measure(context: Context) -> None:
     context.progress("timing whole networks", 0, 1)
     with TemporaryDirectory() as folder:
         runners = {
-            str(number): _runner(
+            str(number): build_runner(
                 _cut(network, widths, shape), shape, target, inputs, Path(folder, str(number))
             )
             for number, widths in enumerate(chosen)
@@ -75,7 +75,8 @@ def measure(context: Context) -> None:
     table.corrected(shapes, anchors).save(context.out / "costs.json")
 
 
-def _target(settings: Mapping[str, Any]) -> LayerTarget:
+def layer_target(settings: Mapping[str, Any]) -> LayerTarget:
+    """What is timed on, as `wiring.networks.timing` describes it."""
     return LayerTarget(
         toolchain=load_toolchain(settings["toolchain"]),
         device=settings["device"],
@@ -89,7 +90,7 @@ def _cut(network: nn.Module, widths: Mapping[str, int], shape: tuple[int, int, i
     return cut(copy.deepcopy(network), keep, shape)
 
 
-def _runner(
+def build_runner(
     network: nn.Module,
     shape: tuple[int, int, int, int],
     target: LayerTarget,

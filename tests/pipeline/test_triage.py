@@ -14,7 +14,7 @@ from pipeline.compress.groups import find_groups
 from pipeline.compress.repair import repair
 from pipeline.compress.standins import Site, start, train_locally
 from pipeline.compress.structure import Plan, apply
-from pipeline.compress.triage import Study, epochs_to, least_critical, swap, triage
+from pipeline.compress.triage import Study, by_price, epochs_to, swap, triage
 from pipeline.fit import EpochResult, Examples, FitSettings, accuracy
 from pipeline.zoo import mobilenet_v2, resnet, vgg
 from targets.errors import ConfigError
@@ -192,11 +192,9 @@ def test_pairs_are_measured_together():
 
 
 def test_the_least_critical_lose_least_for_what_they_save():
-    network = build("residual")
-    found = triage(study(network, epochs=0), find_blocks(network, SHAPE, "3x3"), ["random"])
-    first, second = found.verdicts
-    assert least_critical(found.verdicts, 1.1, lambda one: 1.0 if one is second else 0.0) == [second, first]
-    assert least_critical(found.verdicts, 1.1, lambda one: 1e6 if one is first else 1e-6) == [first, second]
+    lost = {"a": 0.02, "b": 0.03, "c": 0.0, "d": -0.01}
+    assert by_price(lost, {"a": 1.0, "b": 3.0, "c": 0.0, "d": 0.1}) == ["d", "b", "a", "c"]
+    assert by_price(lost, {"a": 1.0, "b": 1.0, "c": 1.0, "d": 2.0}) == ["d", "c", "a", "b"]
 
 
 def test_epochs_until_nearly_there():
