@@ -1,8 +1,9 @@
 """From build.toml to an ordered list of stages.
 
-    data → task → teacher → (labels) → scores → structure → student → export → simplify → quantize → compile
-                                                                         ▪          ▪          ▪         ▪
-                                                                     → measure, evaluate → report
+    data → task → teacher → (labels) → scores → structure → student → export → simplify → quantize (→ mix)
+                                                                         ▪          ▪          ▪       ▪
+                                                                → compile → measure, evaluate → report
+                                                                     ▪
 
 A ▪ is a gate. Only `evaluate` is given the test split, and `labels`, which is there where the data has none.
 `wiring` says of every part what it takes from where.

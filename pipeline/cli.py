@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pipeline.verbs.options import NUMBERS, SIZE, TIME
 from targets.errors import EdgewrightError
 
 BUILD_FILE = click.option(
@@ -186,21 +187,123 @@ def targets(ctx: click.Context, as_json: bool) -> None:
     Example: edgewright targets show x86-vnni
     """
     if ctx.invoked_subcommand is None:
-        from pipeline.verbs.summary import devices_document, devices_text
+        from pipeline.verbs.devices import devices_document, devices_text
 
         click.echo(json.dumps(devices_document(), indent=1) if as_json else devices_text())
 
 
 @targets.command()
 @click.argument("name")
-def show(name: str) -> None:
-    """Print all that is known of one device, as JSON.
+@AS_JSON
+def show(name: str, as_json: bool) -> None:
+    """Print all that is known of one device, and where it is known from.
 
     Example: edgewright targets show this-machine
     """
+    from pipeline.verbs.devices import device_text
     from targets.capability import load_device
 
-    click.echo(load_device(name).model_dump_json(indent=1, by_alias=True))
+    device = load_device(name)
+    click.echo(device.model_dump_json(indent=1, by_alias=True) if as_json else device_text(device))
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--device", default="this-machine", show_default=True, help="A name from `edgewright targets`.")
+@click.option("--toolchain", default=None, help="Default: the device's first.")
+@AS_JSON
+@click.pass_context
+def check(ctx: click.Context, model: Path, device: str, toolchain: str | None, as_json: bool) -> None:
+    """List all that keeps an ONNX MODEL from running on a device; exit code 1 if there is something.
+
+    Example: edgewright check model.onnx --device jetson-orin-nano
+    """
+    from pipeline.verbs.devices import check as check_device
+
+    found = check_device(model, device, toolchain)
+    click.echo(json.dumps(found.document(), indent=1) if as_json else found.text())
+    ctx.exit(1 if found.violations else 0)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="Folder of images, or .npz of inputs."
+)
+@click.option("--device", default="this-machine", show_default=True, help="A name from `edgewright targets`.")
+@click.option("--toolchain", default=None, help="Default: the device's first.")
+@click.option(
+    "--thorough/--plain", default=True, show_default=True, help="Try repairs, or take ranges alone (seconds)."
+)
+@click.option("--bits", type=float, help="Weights of 2 to 8 bits: so many on average …")
+@click.option("--size", type=SIZE, help="… a packed file of so much, as 2MB.")
+@click.option("--max-drop", type=float, help="… the fewest that change at most so many percent of answers.")
+@click.option("--latency", type=TIME, help="… float where time is left, as 3ms.")
+@click.option("--threads", default=1, show_default=True, help="CPU threads, for --latency; 0 for all.")
+@click.option("--ignore", multiple=True, help="Node, operator type or regular expression that stays float.")
+@click.option("--samples", default=512, show_default=True, help="At most so many inputs.")
+@click.option("--scale", default=1 / 255, show_default="1/255", help="Images: factor on pixels of 0…255.")
+@click.option("--mean", type=NUMBERS, default="0", help="Images: per channel, after scaling, as 0.5,0.4,0.4")
+@click.option("--std", type=NUMBERS, default="1", help="Images: per channel, after scaling.")
+@click.option("--bgr", is_flag=True, help="Images: the model takes BGR.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
+@AS_JSON
+def quantize(
+    model: Path,
+    data: Path,
+    device: str,
+    toolchain: str | None,
+    thorough: bool,
+    bits: float | None,
+    size: float | None,
+    max_drop: float | None,
+    latency: float | None,
+    threads: int,
+    ignore: tuple[str, ...],
+    samples: int,
+    scale: float,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    bgr: bool,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Quantize a float ONNX MODEL to INT8, or to a mix of fewer bits inside INT8, as a device wants it.
+
+    Every fifth batch of the data is kept apart: the figures printed are of those.
+
+    Example: edgewright quantize model.onnx --data images --device x86-vnni --out model-int8
+    """
+    from pipeline.datasets.model_inputs import ImageOptions
+    from pipeline.verbs.console import progressing
+    from pipeline.verbs.quantize import Order, quantize_model, quantized_text
+
+    given = {"bits": bits, "size_bytes": size, "max_drop": max_drop, "latency_ms": latency}
+    budgets = [(kind, limit) for kind, limit in given.items() if limit is not None]
+    if len(budgets) > 1:
+        raise click.UsageError("give one of --bits, --size, --max-drop and --latency")
+    images = ImageOptions(scale, mean, std, bgr)
+    budget = budgets[0] if budgets else None
+    order = Order(model, data, device, toolchain, out, samples, thorough, ignore, budget, threads, images)
+    with progressing("quantize") as progress:
+        found = quantize_model(order, progress)
+    click.echo(json.dumps(found.document(), indent=1) if as_json else quantized_text(found))
+
+
+@main.command()
+@click.argument("packed", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The ONNX file to write.")
+def unpack(packed: Path, out: Path) -> None:
+    """Restore the exact INT8 ONNX file from a PACKED one.
+
+    Example: edgewright unpack model-int8/model.packed --out model.onnx
+    """
+    from pipeline.publish import refuse_existing
+    from targets.packed import unpack_file
+
+    refuse_existing(out)
+    unpack_file(packed, out)
+    click.echo(f"wrote {out}")
 
 
 @main.command()

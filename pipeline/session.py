@@ -148,7 +148,7 @@ def _need(packages: Mapping[str, str]) -> None:
 
 
 def _check_device(settings: Settings, target: BuildTarget) -> None:
-    precisions = [variant.precision for variant in variants_of(settings, target)]
+    precisions = [variant.runs_as for variant in variants_of(settings, target)]
     violations = check_request(
         target.device,
         target.toolchain,

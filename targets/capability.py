@@ -7,29 +7,24 @@ packaging; it is for the build machine and does not travel to devices.
 from __future__ import annotations
 
 import platform
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from targets.checks import Violation, check_model, check_request
+from targets.checks import check_model, check_request
 from targets.cpu import ROOT, cpu_flags
+from targets.datafile import Part, read_data_file, schema_of
 from targets.errors import ConfigError
+from targets.operators import table_names
 from targets.toolchain import TOOLCHAINS
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from targets.violation import Violation
 
 __all__ = [
     "Capability",
     "Device",
+    "Dla",
     "QuantizationConvention",
     "Violation",
     "check_model",
@@ -50,11 +45,7 @@ GENERAL_DEVICES = ("x86-vnni", "x86-avx2", "arm-neon", "any-onnxruntime")
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, strict=True)
-
-
-class QuantizationConvention(_Part):
+class QuantizationConvention(Part):
     """How int8 has to be written for a toolchain on a device. Weights: int8, symmetric per output channel."""
 
     activations: Literal["int8-symmetric", "uint8-asymmetric"] = Field(
@@ -66,11 +57,29 @@ class QuantizationConvention(_Part):
     quantize_residual_inputs: bool = Field(description="QDQ on both inputs of a residual Add")
 
 
-class Capability(_Part):
+class Dla(Part):
+    """A deep learning accelerator beside the GPU; layers it does not take fall back to the GPU."""
+
+    cores: int = Field(ge=1)
+    precisions: list[Precision] = Field(min_length=1)
+    operators: str = Field(description="table in targets/operators/: what it takes")
+
+    @field_validator("operators")
+    @classmethod
+    def _has_table(cls, value: str) -> str:
+        return _known_table(value)
+
+
+class Capability(Part):
     """What one toolchain can do on one device."""
 
     runtime: str = Field(description="versions of the runtime, as in '>=1.23,<2' (PEP 440)")
-    precisions: list[Precision] = Field(min_length=1)
+    precisions: list[Precision] = Field(
+        min_length=1, description="the first float one, and int8, are what a build makes by default"
+    )
+    fp16: Literal["runtime", "graph"] = Field(
+        default="runtime", description="who makes floats 16 bits wide: the runtime, or the ONNX graph has to"
+    )
     quantization: QuantizationConvention | None = Field(
         default=None, description="needed where precisions has int8"
     )
@@ -78,8 +87,15 @@ class Capability(_Part):
     shapes: Literal["static", "dynamic"]
     opset_min: int = Field(ge=7)
     opset_max: int = Field(ge=7)
+    operators: str | None = Field(
+        default=None, description="table in targets/operators/; without one all operators run but those below"
+    )
     unsupported_operators: dict[str, str] = Field(
         default_factory=dict, description="ONNX operator → why it does not run, and how to mend"
+    )
+    dla: Dla | None = None
+    options: dict[str, str] = Field(
+        default_factory=dict, description="raw options of every engine; a build's own win"
     )
     source: dict[str, str] = Field(
         default_factory=dict, description="key of this table → where the fact is from"
@@ -94,20 +110,28 @@ class Capability(_Part):
             raise ValueError("not a version range; write it as '>=1.23,<2'") from error
         return value
 
+    @field_validator("operators")
+    @classmethod
+    def _has_table(cls, value: str | None) -> str | None:
+        return value and _known_table(value)
+
     @model_validator(mode="after")
     def _is_consistent(self) -> Capability:
         if self.opset_min > self.opset_max:
             raise ValueError(f"opset_min {self.opset_min} is above opset_max {self.opset_max}")
         if "int8" in self.precisions and self.quantization is None:
             raise ValueError("precisions has int8, so a table quantization is needed")
-        unknown = sorted(set(self.source) - set(type(self).model_fields))
-        if unknown:
-            raise ValueError(f"source names {', '.join(unknown)}, which are no keys of this table")
+        _check_source(self, self.source)
         return self
 
+    def default_precisions(self) -> list[Precision]:
+        """Return the first float precision, and int8 where the device has it."""
+        floats: list[Precision] = [precision for precision in self.precisions if precision != "int8"]
+        return floats[:1] + [precision for precision in self.precisions if precision == "int8"]
 
-class Device(_Part):
-    """A device: its CPU, and the toolchains that build for it."""
+
+class Device(Part):
+    """A device: its CPU, its memory, and the toolchains that build for it."""
 
     schema_: Literal["edgewright.device/1"] = Field(alias="schema")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -116,7 +140,13 @@ class Device(_Part):
     cpu_flags_required: list[str] = Field(
         default_factory=list, description="as Linux names them; 'a|b' means either"
     )
+    memory_mib: list[int] = Field(
+        default_factory=list, description="of each module that goes by this name, smallest first"
+    )
     toolchains: dict[str, Capability] = Field(min_length=1, description="the first is the default")
+    source: dict[str, str] = Field(
+        default_factory=dict, description="key of this table → where the fact is from"
+    )
 
     @field_validator("toolchains")
     @classmethod
@@ -125,6 +155,11 @@ class Device(_Part):
         if unknown:
             raise ValueError(f"no toolchain {', '.join(unknown)}; there are {', '.join(sorted(TOOLCHAINS))}")
         return value
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Device:
+        _check_source(self, self.source)
+        return self
 
     def capability(self, toolchain: str | None = None) -> Capability:
         """Return what a toolchain can do here; without a name, the first one's.
@@ -180,7 +215,7 @@ def load_device(name_or_path: str) -> Device:
         ConfigError: there is no such device, or its file has an unknown key or an impossible value.
     """
     if name_or_path.endswith(".toml"):
-        return _read_device(Path(name_or_path))
+        return read_data_file(Path(name_or_path), Device, "device file")
     if name_or_path == THIS_MACHINE:
         return load_device(this_machine())
     if name_or_path not in device_names():
@@ -188,52 +223,21 @@ def load_device(name_or_path: str) -> Device:
         raise ConfigError(
             f"there is no device {name_or_path!r}", mend=f"use one of: {known}; or a path that ends in .toml"
         )
-    return _read_device(DEVICES / f"{name_or_path}.toml")
+    return read_data_file(DEVICES / f"{name_or_path}.toml", Device, "device file")
 
 
 def device_json_schema() -> dict[str, Any]:
     """Return the JSON schema of device files, published as docs/schema/device.schema.json."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Device.model_json_schema(by_alias=True),
-    }
+    return schema_of(Device)
 
 
-def _read_device(path: Path) -> Device:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"the device file cannot be read: {error}", where=str(path), mend="give a readable TOML file"
-        ) from error
-    try:
-        return Device.model_validate(table)
-    except ValidationError as error:
-        faults = [_fault(fault) for fault in error.errors()]
-        raise ConfigError(
-            "\n".join(["this is no device file:", *(f"    {fault}" for fault in faults)]),
-            where=str(path),
-            mend="docs/targets.md explains every key",
-        ) from error
+def _known_table(name: str) -> str:
+    if name not in table_names():
+        raise ValueError(f"there is no table {name!r}; there are {', '.join(table_names()) or 'none'}")
+    return name
 
 
-def _fault(fault: ErrorDetails) -> str:
-    """One line: the key's path, what was found, what is allowed."""
-    path = ".".join(str(part) for part in fault["loc"] if part != "[key]")
-    kind, found = fault["type"], fault["input"]
-    if kind == "extra_forbidden":
-        return f"{path}: unknown key; allowed here: {', '.join(_keys(fault['loc']))}"
-    if kind == "missing":
-        return f"{path}: is missing"
-    if kind == "literal_error":
-        return f"{path}: found {found!r}; allowed: {fault['ctx']['expected']}"
-    if kind == "value_error":
-        return f"{path}: {fault['msg'].removeprefix('Value error, ')}"
-    return f"{path}: found {found!r}; it should{fault['msg'].partition('should')[2]}"
-
-
-def _keys(location: tuple[int | str, ...]) -> list[str]:
-    """The keys of the table that holds this location."""
-    tables: dict[int, type[_Part]] = {1: Device, 3: Capability, 4: QuantizationConvention}
-    fields = tables[len(location)].model_fields
-    return [field.alias or name for name, field in fields.items()]
+def _check_source(part: Part, source: dict[str, str]) -> None:
+    unknown = sorted(set(source) - set(type(part).model_fields))
+    if unknown:
+        raise ValueError(f"source names {', '.join(unknown)}, which are no keys of this table")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator, NamedTuple, Sequence
+import math
+from typing import TYPE_CHECKING, Sequence
 
 from packaging.specifiers import SpecifierSet
 
+from targets.conventions import check_convention, is_quantized
 from targets.errors import CapabilityError, ModelError
+from targets.operators import check_operators, check_refused, load_table
+from targets.violation import Violation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,24 +21,6 @@ if TYPE_CHECKING:
 
 # QuantizeLinear has a scale per channel since this opset (ONNX operator changelog).
 PER_CHANNEL_OPSET = 13
-
-
-class Violation(NamedTuple):
-    """One thing asked of a device that it cannot do.
-
-    Args:
-        rule: what the device demands.
-        found: what was asked for, or lies in the model.
-        mend: what to change.
-    """
-
-    rule: str
-    found: str
-    mend: str
-
-    def __str__(self) -> str:
-        """Return all of it on one line."""
-        return f"{self.rule}; found {self.found}; {self.mend}"
 
 
 def check_request(
@@ -68,17 +54,43 @@ def check_request(
     return [violation for violation in violations if violation]
 
 
-def check_model(model_path: Path, capability: Capability) -> list[Violation]:
-    """Check an ONNX file: opset, operators, dynamic shapes. Weights are not read.
+def check_model(model_path: Path, capability: Capability, memory_mib: Sequence[int] = ()) -> list[Violation]:
+    """Check an ONNX file: opset, operators and their limits, shapes, quantization, size.
+
+    Args:
+        model_path: the file; external weights are not read.
+        capability: what the toolchain can do on the device.
+        memory_mib: of the device's modules, smallest first; () when unknown.
 
     Raises:
         ModelError: the file is missing or no ONNX model.
     """
     model = _load(model_path)
     violations = [_opset(capability, opset.version) for opset in model.opset_import if not opset.domain]
-    violations += _operators(capability, model)
+    violations += check_refused(model, capability.unsupported_operators)
+    if capability.operators:
+        violations += check_operators(model, load_table(capability.operators))
     violations += [_shapes(capability, name) for name in _dynamic_inputs(model.graph)]
+    violations += _quantization(capability, model)
+    violations += [_memory(model, memory_mib)]
     return [violation for violation in violations if violation]
+
+
+def falls_back(model_path: Path, capability: Capability) -> list[Violation]:
+    """List what the device's DLA does not take, so that it would run on the GPU; [] without a DLA.
+
+    Raises:
+        ModelError: the file is missing or no ONNX model.
+    """
+    if capability.dla is None:
+        return []
+    model = _load(model_path)
+    violations = check_operators(model, load_table(capability.dla.operators))
+    if is_quantized(model):
+        floats = ", ".join(capability.dla.precisions)
+        rule = f"the DLA takes no explicit QDQ, only {floats}"
+        violations.insert(0, Violation(rule, "INT8 by QDQ", "use the float model on the DLA"))
+    return violations
 
 
 def require_runnable(model_path: Path, capability: Capability, target: str) -> None:
@@ -156,25 +168,32 @@ def _load(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _operators(capability: Capability, model: onnx.ModelProto) -> list[Violation | None]:
-    bodies = [model.graph.node, *(function.node for function in model.functions)]
-    found: dict[str, str] = {}
-    for node in (node for body in bodies for node in _nodes(body)):
-        if node.op_type in capability.unsupported_operators and node.domain in ("", "ai.onnx"):
-            found.setdefault(node.op_type, node.name or ", ".join(node.output))
-    return [
-        Violation(f"does not run {operator}", f"node {node}", capability.unsupported_operators[operator])
-        for operator, node in found.items()
-    ]
+def _quantization(capability: Capability, model: onnx.ModelProto) -> list[Violation]:
+    if not is_quantized(model):
+        return []
+    if capability.quantization is None:
+        able = ", ".join(capability.precisions)
+        rule = f"computes in {able}, not in int8"
+        return [Violation(rule, "explicit QDQ", "give the float model", "QuantizeLinear")]
+    return check_convention(model, capability.quantization)
 
 
-def _nodes(body: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """All nodes, those inside If, Loop and Scan too."""
-    for node in body:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _nodes(graph.node)
+def _memory(model: onnx.ModelProto, memory_mib: Sequence[int]) -> Violation | None:
+    """Weights alone must fit; what else an inference takes is not known before it is built."""
+    weights = sum(math.prod(tensor.dims) * _element_bytes(tensor) for tensor in model.graph.initializer)
+    if not memory_mib or weights < memory_mib[0] << 20:
+        return None
+    return Violation(
+        f"has {memory_mib[0]} MiB of memory in its smallest form",
+        f"{weights >> 20} MiB of weights",
+        "take a smaller network, or a device file of your own for a larger module",
+    )
+
+
+def _element_bytes(tensor: onnx.TensorProto) -> int:
+    from onnx import helper
+
+    return helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def _dynamic_inputs(graph: onnx.GraphProto) -> list[str]:

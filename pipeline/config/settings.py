@@ -49,6 +49,15 @@ class Settings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _mixed(self) -> Settings:
+        mixed = any("mixed" in target.precisions for target in self.targets)
+        if mixed and self.quantize.mixed is None:
+            raise ValueError('precision "mixed" needs [quantize.mixed], as in: bits = 5.0')
+        if self.quantize.mixed and not mixed:
+            raise ValueError('no target\'s precisions have "mixed": add it, or remove [quantize.mixed]')
+        return self
+
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of build files, published as docs/schema/build.schema.json."""

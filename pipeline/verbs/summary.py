@@ -62,27 +62,6 @@ def doctor_text(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def devices_document() -> list[dict[str, Any]]:
-    """All devices and their toolchains."""
-    from targets.capability import device_names, load_device
-
-    return [load_device(name).model_dump(mode="json", by_alias=True) for name in device_names()]
-
-
-def devices_text() -> str:
-    """One line a device and toolchain."""
-    lines = [f"{'device':<18} {'toolchain':<13} {'precisions':<22} {'activations':<17} align  shapes   opset"]
-    for device in devices_document():
-        for name, capability in device["toolchains"].items():
-            convention = capability["quantization"] or {}
-            lines.append(
-                f"{device['name']:<18} {name:<13} {' '.join(capability['precisions']):<22} "
-                f"{convention.get('activations', '-'):<17} {capability['channel_alignment']:<6} "
-                f"{capability['shapes']:<8} {capability['opset_min']}-{capability['opset_max']}"
-            )
-    return "\n".join(lines)
-
-
 def engine_document(engine: Engine) -> dict[str, Any]:
     """An engine's facts."""
     return asdict(engine) | {"folder": str(engine.folder), "size_bytes": engine.size_bytes}

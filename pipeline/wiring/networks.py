@@ -18,7 +18,7 @@ KEEP_BUFFERS = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
     "glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=1000000000"
 }
-BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8}
+BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "mixed": 8}
 TEACHER = {"teacher": Ref("teacher", "weights.safetensors"), "task": Ref("task", "task.json")}
 
 

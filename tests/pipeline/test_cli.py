@@ -6,20 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
 from tests.conftest import SMALL_BUILD
 
-VERBS = ["init", "build", "explain", "scores", "doctor", "targets", "compile", "bench", "evaluate", "report"]
-
 
 def call(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", sorted(main.commands))
 def test_every_verb_has_help_with_an_example(verb):
     result = call(verb, "--help")
     assert result.exit_code == 0 and f"Example: edgewright {verb}" in result.output
@@ -93,10 +92,31 @@ def test_wrong_usage_exits_with_2():
 def test_targets_lists_and_shows_devices():
     assert "any-onnxruntime" in call("targets").stdout
     assert {device["name"] for device in json.loads(call("targets", "--json").stdout)} >= {"x86-vnni"}
-    shown = json.loads(call("targets", "show", "x86-avx2").stdout)
+    shown = json.loads(call("targets", "show", "x86-avx2", "--json").stdout)
     assert shown["toolchains"]["openvino"]["quantization"]["weight_bits"] == 7
+    assert "source of quantization: without VNNI" in call("targets", "show", "x86-avx2").stdout
     result = call("targets", "show", "x86-avx3")
     assert result.exit_code == 2 and "there is no device 'x86-avx3'" in result.stderr
+
+
+def test_check_lists_every_violation_with_operator_rule_and_mend(tmp_path):
+    def operator(kind, x, y):
+        return onnx.helper.make_node(kind, [x], [y], name=f"the {kind}")
+
+    tensors = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xz"]
+    nodes = [operator("Det", "x", "y"), operator("Bernoulli", "y", "z")]
+    graph = onnx.helper.make_graph(nodes, "graph", tensors[:1], tensors[1:])
+    model = tmp_path / "model.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 6)]), model)
+    result = call("check", model, "--device", "x86-avx2")
+    assert result.exit_code == 1 and "3 violations:" in result.stdout
+    assert "✗ Det: does not run Det" in result.stdout and "found  node the Det" in result.stdout
+    found = json.loads(call("check", model, "--device", "x86-avx2", "--json").stdout)
+    assert [each["operator"] for each in found["violations"]] == ["", "Det", "Bernoulli"]
+    assert found["violations"][0]["rule"] == "takes ONNX opset 7 to 23"
+    assert all(each["mend"] for each in found["violations"])
+    fits = call("check", model, "--device", "any-onnxruntime")
+    assert fits.exit_code == 1 and "1 violation:" in fits.stdout
 
 
 def test_doctor_names_what_is_there():

@@ -21,8 +21,8 @@ from targets.capability import (
     device_names,
     load_device,
     this_machine,
-    tomllib,
 )
+from targets.datafile import tomllib
 from targets.errors import ConfigError, ModelError
 
 MANUAL = Path(__file__).parents[2] / "docs" / "targets.md"
