@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compress.hints import unexplained
-from pipeline.compress.patches import outputs, patches, positions
+from pipeline.compress.patches import Places, outputs, patches
 from pipeline.compress.scatter import Batches, Scatter
 
 Start = Literal["random", "mean", "least-squares"]
@@ -118,8 +118,8 @@ def _least_squares(conv: nn.Conv2d, before: nn.Module, site: Site, batches: Batc
     generator = torch.Generator().manual_seed(seed)
     found: Scatter | None = None
     for x, y in site.pairs(batches):
-        where = positions(conv, y, MOST_POSITIONS, generator)
-        batch = Scatter.of(patches(conv, before(x), where).double(), outputs(conv, y, where))
+        places = Places.draw(conv, y, MOST_POSITIONS * len(y), generator)
+        batch = Scatter.of(patches(conv, before(x), places).double(), outputs(conv, y, places))
         if found is None:
             found = batch
         else:

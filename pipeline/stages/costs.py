@@ -24,7 +24,7 @@ from pipeline.export import export
 from pipeline.simplify import simplify
 from pipeline.stage import Context
 from pipeline.stages.data import evenly, read_preprocess, read_split
-from pipeline.stages.loading import fresh, give_head, input_shape
+from pipeline.stages.loading import fresh_uncut, input_shape
 from targets.capability import QuantizationConvention
 from targets.measure import MeasureSettings, compare
 from targets.toolchain import EngineOptions, Runner, load_toolchain
@@ -42,8 +42,7 @@ def measure(context: Context) -> None:
     """
     settings = context.settings
     shape = input_shape(context.inputs["facts"])
-    network = fresh(settings["model"]).eval()
-    give_head(network, context.inputs)
+    network = fresh_uncut(settings["model"], context.inputs)
     groups = find_groups(network, shape)
     shapes = find_shapes(network, groups, shape)
     levels = width_levels(shapes.full, settings["alignment"], settings["minimum"])

@@ -1,4 +1,4 @@
-"""trial, trial times, triage, depth: blocks replaced by one layer, what that costs and saves, which it is worth."""
+"""trial, trial times, triage, depth: blocks replaced by one layer, what that costs, and which of them go."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def time_blocks(context: Context) -> None:
             runner.close()
     whole = timings[""].median_ms
     change = {name: timings[name].median_ms - whole for name in blocks}
-    _write(context.out / "times.json", {"target": settings["target"], "median_ms": whole, "change_ms": change})
+    _write(
+        context.out / "times.json", {"target": settings["target"], "median_ms": whole, "change_ms": change}
+    )
 
 
 def describe(context: Context) -> None:
@@ -83,9 +85,7 @@ def describe(context: Context) -> None:
         "accuracy": _best(trial["tuned"]) if trial["tuned"] else trial["accuracy"],
         "split": "select",
         "target": times["target"],
-        "blocks": [
-            row for name in order for row in _rows(rows[name], times["change_ms"][name])
-        ],
+        "blocks": [row for name in order for row in _rows(rows[name], times["change_ms"][name])],
         "pairs": trial["pairs"],
         "notes": list(_notes(trial, context.inputs.get("depth"))),
     }
@@ -133,9 +133,7 @@ def _images(context: Context) -> tuple[Batches, Batches, Examples, Examples]:
 
 def _order(trial: Mapping[str, Any], times: Mapping[str, Any]) -> list[str]:
     """Blocks by accuracy lost per millisecond saved."""
-    local = {
-        one["block"]: max(attempt["local"] for attempt in one["attempts"]) for one in trial["verdicts"]
-    }
+    local = {one["block"]: max(attempt["local"] for attempt in one["attempts"]) for one in trial["verdicts"]}
     return by_price(
         {block: trial["accuracy"] - reached for block, reached in local.items()},
         {block: -change for block, change in times["change_ms"].items()},

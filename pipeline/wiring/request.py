@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.config import GateKind, Settings
 from pipeline.parity.thresholds import DEFAULT_THRESHOLDS
-from pipeline.products import BuildTarget
+from pipeline.products import BuildTarget, product_precision
 from pipeline.stage import Ref, Stage
 from targets.toolchain import TOOLCHAINS, load_toolchain
 
@@ -97,6 +97,17 @@ class Request:
             "tools": (target.toolchain, "numpy"),
             "modules": modules(TOOLCHAINS[target.toolchain]),
             "fingerprint": self.fingerprints[target.name],
+        }
+
+    def timing(self, target: BuildTarget) -> dict[str, Any]:
+        """Settings of what is timed on a target as it would ship there (`stages.costs.layer_target`)."""
+        return {
+            "toolchain": target.toolchain,
+            "device": target.device.name,
+            "precision": product_precision(self.settings, target),
+            "threads": target.section.threads,
+            "raw": target.section.raw,
+            "convention": target.capability.quantization and target.capability.quantization.model_dump(),
         }
 
 

@@ -41,15 +41,13 @@ def triage_stages(request: Request) -> Iterator[Stage]:
 
 
 def _times(request: Request, section: TriageSection) -> Stage:
-    from pipeline.wiring.networks import timing
-
     target = timed_target(request.settings, request.targets)
     runtime = request.runtime(target)
     return request.torch_stage(
         "trial times",
         "pipeline.stages.triage:time_blocks",
         inputs=TASK | request.data("facts", "calibrate", "preprocess"),
-        settings=_blocks(section) | timing(request, target) | {"target": target.name},
+        settings=_blocks(section) | request.timing(target) | {"target": target.name},
         tools=(*runtime["tools"], *ONNX_TOOLS, "onnxsim", "torch-pruning"),
         fingerprint=runtime["fingerprint"],
     )
