@@ -165,6 +165,28 @@ def paths(
 
 
 @main.command()
+@click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for triage.html and triage.json.")
+@ALLOW_CODE
+@AS_JSON
+def triage(build_file: Path, out: Path | None, allow_code: bool, as_json: bool) -> None:
+    """Say which blocks of BUILD_FILE's teacher one layer could stand for, and what that would save.
+
+    Example: edgewright triage examples/footwear/build.toml --out triage
+    """
+    from pipeline.verbs.console import listening
+    from pipeline.verbs.triage import triage_build, triage_text, write_triage
+
+    with listening() as listener:
+        found = triage_build(build_file, allow_code, listener)
+    if out:
+        write_triage(found, out)
+    click.echo(json.dumps(found.triage, indent=1) if as_json else triage_text(found.triage))
+    if out and not as_json:
+        click.echo(f"wrote {out / 'triage.html'}")
+
+
+@main.command()
 @AS_JSON
 def doctor(as_json: bool) -> None:
     """Say which toolchains work here, in which versions, and what to install for the rest.
