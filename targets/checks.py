@@ -85,12 +85,10 @@ def falls_back(model_path: Path, capability: Capability) -> list[Violation]:
     if capability.dla is None:
         return []
     model = _load(model_path)
-    violations = check_operators(model, load_table(capability.dla.operators))
     if is_quantized(model):
-        floats = ", ".join(capability.dla.precisions)
-        rule = f"the DLA takes no explicit QDQ, only {floats}"
-        violations.insert(0, Violation(rule, "INT8 by QDQ", "use the float model on the DLA"))
-    return violations
+        rule = f"the DLA takes no explicit QDQ, only {', '.join(capability.dla.precisions)}"
+        return [Violation(rule, "INT8 by QDQ", "use the float model on the DLA")]
+    return check_operators(model, load_table(capability.dla.operators))
 
 
 def require_runnable(model_path: Path, capability: Capability, target: str) -> None:

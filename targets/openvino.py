@@ -61,6 +61,10 @@ class OpenVino:
         """Runtime version and CPU; the runtime is not imported."""
         return {"openvino": installed_version(NAME) or "missing", **cpu_fingerprint()}
 
+    def obstacle(self, options: EngineOptions) -> str | None:  # noqa: ARG002
+        """Engines run wherever they are compiled."""
+        return None
+
     def compile(self, model: Path, device: str, options: EngineOptions, folder: Path) -> Engine:
         """Compile an ONNX file into `folder` and save its engine.json.
 
