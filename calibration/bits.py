@@ -53,7 +53,7 @@ def allocate(items: Sequence[Item], budget: float) -> NDArray[np.int64]:
     steps = [
         (gain, index, choice, price)
         for index, item in enumerate(items)
-        for choice, gain, price in _hull_steps(item)
+        for choice, gain, price in hull_steps(item)
     ]
     for _, index, choice, price in sorted(steps, key=lambda step: (-step[0], step[1], step[2])):
         if spent + price > budget * (1.0 + 1e-12):
@@ -63,7 +63,7 @@ def allocate(items: Sequence[Item], budget: float) -> NDArray[np.int64]:
     return chosen
 
 
-def _hull_steps(item: Item) -> list[tuple[int, float, float]]:
+def hull_steps(item: Item) -> list[tuple[int, float, float]]:
     """Return the steps along the lower convex hull: choice reached, gain per unit of cost, cost."""
     steps = []
     here = 0

@@ -111,7 +111,7 @@ def _meet(gradient: GradientModel, layer: onnx.NodeProto, change: NDArray[np.flo
     body.node.extend(
         [
             node,
-            helper.make_node("ReduceMean", [names["change"]], [names["mean"]], axes=everywhere),
+            _mean(gradient.model, names["change"], everywhere, names["mean"]),
             helper.make_node("Sub", [names["change"], names["mean"]], [names["noise"]]),
             helper.make_node("Mul", [names["noise"], gradient.gradients[layer.name]], [names["product"]]),
         ]
@@ -125,6 +125,15 @@ def _meet(gradient: GradientModel, layer: onnx.NodeProto, change: NDArray[np.flo
         body.node.append(helper.make_node("Identity", [names["product"]], [name]))
     body.output.append(helper.make_empty_tensor_value_info(name))
     return name
+
+
+def _mean(model: onnx.ModelProto, tensor: str, axes: list[int], output: str) -> onnx.NodeProto:
+    """Return a ReduceMean that keeps its axes, which are an attribute before opset 18 and an input since."""
+    opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    if opset < 18:
+        return helper.make_node("ReduceMean", [tensor], [output], axes=axes)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), f"{output}/axes"))
+    return helper.make_node("ReduceMean", [tensor, f"{output}/axes"], [output])
 
 
 def _seed(logits: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -119,10 +119,11 @@ class _Lowering:
         levels, scale = self._with_least_scale(node, layer, levels, scale)
         mean = np.einsum("grd,gd->gr", rows, both.mean)
         mean -= np.einsum("grd,gd->gr", levels * scale[..., None], both.mean_quantized)
+        # The bias first: the scale of the layer's input is read off its old unit and that of the old weights.
+        self._set_bias(node, layer, scale.reshape(-1), mean.reshape(-1))
         values, unit, *_ = self._producers[layer.input[1]].input
         self._store(values, np.asarray(from_rows(node, levels.astype(np.int8), weight.shape)))
         self._store(unit, scale.reshape(-1).astype(np.float32))
-        self._set_bias(node, layer, scale.reshape(-1), mean.reshape(-1))
 
     def _moments(
         self, node: onnx.NodeProto, layer: onnx.NodeProto, weight: NDArray[np.generic]

@@ -19,6 +19,7 @@ from calibration.placement import place
 from calibration.plan import BitsPlan
 from calibration.ranges import Batch
 from calibration.scores import Scores, estimate, load_scores
+from calibration.split import can_split
 from targets.errors import ConfigError
 
 # What a channel's width and lowest level take in a packed file, at most, once they differ.
@@ -49,6 +50,11 @@ class Measured:
         Raises:
             ConfigError: fewer than 2 bits a weight.
         """
+        if not average_bits >= WIDTHS[0]:
+            raise ConfigError(
+                f"{average_bits:g} bits a weight cannot be met: weights have at least {WIDTHS[0]}",
+                mend=f"allow {WIDTHS[0]}",
+            )
         layers = {
             name: Choices(layer.weights, layer.noise, self.scores[name]) for name, layer in self.noise.items()
         }
@@ -73,6 +79,10 @@ class Measured:
                 mend=f"allow {least} bytes, or prune the network first",
             )
         return self.plan(min(8.0, 8.0 * (size_bytes - rest) / self.weights), alignment)
+
+    def can_split(self, node: str) -> bool:
+        """Say whether a layer can be split by output channels."""
+        return any(item.name == node and can_split(self.graph, item) for item in self.graph.nodes)
 
     @property
     def channels(self) -> int:

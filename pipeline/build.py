@@ -1,8 +1,9 @@
 """From build.toml to an ordered list of stages.
 
-    data → task → teacher → (labels) → scores → structure → student → export → simplify → quantize → compile
-                                                                         ▪          ▪          ▪         ▪
-                                                                     → measure, evaluate → report
+    data → task → teacher → (labels) → scores → structure → student → export → simplify → quantize (→ mix)
+                                                                         ▪          ▪          ▪       ▪
+                                                                → compile → measure, evaluate → report
+                                                                     ▪
 
 A ▪ is a gate. Only `evaluate` is given the test split, and `labels`, which is there where the data has none.
 `wiring` says of every part what it takes from where.
@@ -18,6 +19,7 @@ from pipeline.wiring.data import data_stages
 from pipeline.wiring.engines import observe_stages, simplify_stages, take_onnx, target_stages
 from pipeline.wiring.labels import labels_stage
 from pipeline.wiring.networks import export_stages, network_stages
+from pipeline.wiring.paths import path_stages
 from pipeline.wiring.request import Request
 
 
@@ -47,6 +49,8 @@ def _stages(request: Request) -> Iterator[Stage]:
             yield labels_stage(request)
     else:
         yield from network_stages(request)
+        if request.settings.paths:
+            yield from path_stages(request)
     for network in networks_of(request.settings):
         if network != "model":
             yield from export_stages(request, network)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pipeline.verbs.options import NUMBERS, SIZE, TIME
 from targets.errors import EdgewrightError
 
 BUILD_FILE = click.option(
@@ -127,6 +128,43 @@ def scores(build_file: Path, out: Path | None, allow_code: bool, as_json: bool) 
 
 
 @main.command()
+@click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
+@click.option("--class", "classes", multiple=True, help="Cut a network to this class; once for each class.")
+@click.option("--other", is_flag=True, help="Everything else becomes one more output.")
+@click.option("--share", type=click.FloatRange(0, 1, min_open=True), help="Of a class's mass on its path.")
+@click.option("--macs", type=click.FloatRange(0, 1, min_open=True), help="Share of the operations to keep.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for paths.html, scores and the network.")
+@ALLOW_CODE
+@AS_JSON
+def paths(
+    build_file: Path,
+    classes: tuple[str, ...],
+    other: bool,
+    share: float | None,
+    macs: float | None,
+    out: Path | None,
+    allow_code: bool,
+    as_json: bool,
+) -> None:
+    """Say which channels of BUILD_FILE's teacher serve which class, and cut it to some classes.
+
+    Channels are scored once; after that every set of classes is cut and repaired in seconds, untrained.
+
+    Example: edgewright paths examples/footwear/build.toml --class Sandal --class Sneaker --out sandals
+    """
+    from pipeline.verbs.console import listening
+    from pipeline.verbs.paths import Wanted, paths_text, trace_build, write_paths
+
+    with listening() as listener:
+        found = trace_build(build_file, Wanted(classes, other, share, macs), allow_code, listener)
+    if out:
+        write_paths(found, out)
+    click.echo(json.dumps(found.document(), indent=1) if as_json else paths_text(found))
+    if out and not as_json:
+        click.echo(f"wrote {out / 'paths.html'}")
+
+
+@main.command()
 @AS_JSON
 def doctor(as_json: bool) -> None:
     """Say which toolchains work here, in which versions, and what to install for the rest.
@@ -188,6 +226,87 @@ def check(
     found = check_device(model, device, toolchain, preflight)
     click.echo(json.dumps(found.document(), indent=1) if as_json else found.text())
     ctx.exit(0 if found.passed else 1)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="Folder of images, or .npz of inputs."
+)
+@click.option("--device", default="this-machine", show_default=True, help="A name from `edgewright targets`.")
+@click.option("--toolchain", default=None, help="Default: the device's first.")
+@click.option(
+    "--thorough/--plain", default=True, show_default=True, help="Try repairs, or take ranges alone (seconds)."
+)
+@click.option("--bits", type=float, help="Weights of 2 to 8 bits: so many on average …")
+@click.option("--size", type=SIZE, help="… a packed file of so much, as 2MB.")
+@click.option("--max-drop", type=float, help="… the fewest that change at most so many percent of answers.")
+@click.option("--latency", type=TIME, help="… float where time is left, as 3ms.")
+@click.option("--threads", default=1, show_default=True, help="CPU threads, for --latency; 0 for all.")
+@click.option("--ignore", multiple=True, help="Node, operator type or regular expression that stays float.")
+@click.option("--samples", default=512, show_default=True, help="At most so many inputs.")
+@click.option("--scale", default=1 / 255, show_default="1/255", help="Images: factor on pixels of 0…255.")
+@click.option("--mean", type=NUMBERS, default="0", help="Images: per channel, after scaling, as 0.5,0.4,0.4")
+@click.option("--std", type=NUMBERS, default="1", help="Images: per channel, after scaling.")
+@click.option("--bgr", is_flag=True, help="Images: the model takes BGR.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
+@AS_JSON
+def quantize(
+    model: Path,
+    data: Path,
+    device: str,
+    toolchain: str | None,
+    thorough: bool,
+    bits: float | None,
+    size: float | None,
+    max_drop: float | None,
+    latency: float | None,
+    threads: int,
+    ignore: tuple[str, ...],
+    samples: int,
+    scale: float,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    bgr: bool,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Quantize a float ONNX MODEL to INT8, or to a mix of fewer bits inside INT8, as a device wants it.
+
+    Every fifth batch of the data is kept apart: the figures printed are of those.
+
+    Example: edgewright quantize model.onnx --data images --device x86-vnni --out model-int8
+    """
+    from pipeline.datasets.model_inputs import ImageOptions
+    from pipeline.verbs.console import progressing
+    from pipeline.verbs.quantize import Order, quantize_model, quantized_text
+
+    given = {"bits": bits, "size_bytes": size, "max_drop": max_drop, "latency_ms": latency}
+    budgets = [(kind, limit) for kind, limit in given.items() if limit is not None]
+    if len(budgets) > 1:
+        raise click.UsageError("give one of --bits, --size, --max-drop and --latency")
+    images = ImageOptions(scale, mean, std, bgr)
+    budget = budgets[0] if budgets else None
+    order = Order(model, data, device, toolchain, out, samples, thorough, ignore, budget, threads, images)
+    with progressing("quantize") as progress:
+        found = quantize_model(order, progress)
+    click.echo(json.dumps(found.document(), indent=1) if as_json else quantized_text(found))
+
+
+@main.command()
+@click.argument("packed", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The ONNX file to write.")
+def unpack(packed: Path, out: Path) -> None:
+    """Restore the exact INT8 ONNX file from a PACKED one.
+
+    Example: edgewright unpack model-int8/model.packed --out model.onnx
+    """
+    from pipeline.publish import refuse_existing
+    from targets.packed import unpack_file
+
+    refuse_existing(out)
+    unpack_file(packed, out)
+    click.echo(f"wrote {out}")
 
 
 @main.command()

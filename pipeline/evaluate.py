@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.onnxmodel.batches import CHUNK, Infer, batch_size, batches
 from pipeline.record import Accuracy, ClassScore
+from targets.batches import CHUNK, Infer, batch_size, batches
 from targets.errors import DataError, ModelError
 from targets.preprocess import Preprocess
 from targets.toolchain import Runner, TensorSpec

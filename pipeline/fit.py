@@ -69,7 +69,7 @@ def fit(
     hardware.be_reproducible(seed + parallel.rank())
     _check_parts(train, settings)
     rng = np.random.default_rng(seed)
-    trainer = _Trainer(network, loss, settings, train.steps(settings) * settings.epochs, hardware)
+    trainer = Trainer(network, loss, settings, train.steps(settings) * settings.epochs, hardware)
     results: list[EpochResult] = []
     best, best_weights = -1.0, trainer.average.state_dict()
     for epoch in range(settings.epochs):
@@ -95,7 +95,7 @@ class _Whole(nn.Module):
         return self.loss(images, self.network(images), labels, done)
 
 
-class _Trainer:
+class Trainer:
     """A network in training, its averaged twin and what moves them."""
 
     def __init__(

@@ -11,6 +11,8 @@ from pipeline.stage import Ref
 from targets.capability import Capability, Device, load_device
 from targets.errors import ConfigError
 
+# Precisions that ship beside each other; the others are the float twins they are compared with.
+QUANTIZED = ("int8", "mixed")
 UNITS = {"bytes": "b", "latency_ms": "ms"}
 
 
@@ -51,6 +53,11 @@ class Variant:
     def name(self) -> str:
         """As the report shows it."""
         return f"{self.network} {self.precision}"
+
+    @property
+    def runs_as(self) -> str:
+        """The precision a runtime is asked for: channels of different bits are INT8 to it."""
+        return "int8" if self.precision == "mixed" else self.precision
 
     @property
     def ships(self) -> bool:
@@ -104,17 +111,18 @@ def labels_of(settings: Settings) -> str:
 def variants_of(settings: Settings, target: BuildTarget) -> list[Variant]:
     """What is compiled for a target: what ships at every precision asked for, the teacher to compare with.
 
-    The first precision that is not INT8 is the float twin everything is compared with. The teacher is
-    quantized as well where its students are: what plain quantization would have come to.
+    The first float precision is the float twin everything is compared with. The teacher is quantized as well
+    where its students are: what plain quantization would have come to.
     """
     precisions = list(dict.fromkeys(target.section.precisions))
-    floats = [precision for precision in precisions if precision != "int8"] or ["fp32"]
-    ordered = floats + ["int8"] * ("int8" in precisions)
+    floats = [precision for precision in precisions if precision not in QUANTIZED] or ["fp32"]
+    ordered = floats + [precision for precision in QUANTIZED if precision in precisions]
     first, *rest = networks_of(settings)
-    roles = dict.fromkeys(ordered, "float twin") | {ordered[-1]: "product"}
+    shipped = ordered[len(floats) :] or ordered[-1:]
+    roles = dict.fromkeys(ordered, "float twin") | dict.fromkeys(shipped, "product")
     if not rest:
         return [Variant(first, precision, roles[precision]) for precision in ordered]
-    baselines = [floats[0]] + ["int8"] * ("int8" in precisions)
+    baselines = [floats[0]] + ["int8"] * (len(ordered) > len(floats))
     return [Variant(first, precision, "baseline") for precision in baselines] + [
         Variant(network, precision, roles[precision]) for network in rest for precision in ordered
     ]
@@ -138,7 +146,7 @@ def timed_target(settings: Settings, targets: Sequence[BuildTarget]) -> BuildTar
 
 
 def product_precision(settings: Settings, target: BuildTarget) -> str:
-    """The precision that ships on a target."""
+    """The precision that ships on a target; INT8 where it ships too, before a mixed one."""
     return next(each.precision for each in variants_of(settings, target) if each.role == "product")
 
 
@@ -147,8 +155,15 @@ def quantized(target: BuildTarget, network: str) -> str:
     return f"quantize {network} {target.name}"
 
 
+def mixed(target: BuildTarget, network: str) -> str:
+    """The stage that gives the channels of a quantized network fewer bits."""
+    return f"mix {network} {target.name}"
+
+
 def onnx_stage(target: BuildTarget, variant: Variant) -> str:
     """The stage that makes the ONNX file a variant is compiled from."""
+    if variant.precision == "mixed":
+        return mixed(target, variant.network)
     if variant.precision == "int8":
         return quantized(target, variant.network)
     return f"simplify {variant.network}"
@@ -156,7 +171,7 @@ def onnx_stage(target: BuildTarget, variant: Variant) -> str:
 
 def onnx_path(target: BuildTarget, variant: Variant) -> str:
     """Where a variant's ONNX file is handed over, below the output folder."""
-    suffix = f"-int8-{target.name}" if variant.precision == "int8" else ""
+    suffix = f"-{variant.precision}-{target.name}" if variant.precision in QUANTIZED else ""
     return f"models/{variant.network}{suffix}.onnx"
 
 
@@ -177,6 +192,10 @@ def published(settings: Settings, targets: Sequence[BuildTarget]) -> dict[str, R
         for variant in variants_of(settings, target):
             found[onnx_path(target, variant)] = Ref(onnx_stage(target, variant), "model.onnx")
             found[engine_path(target, variant)] = Ref(f"compile {target.name} {variant.name}", "engine")
+            if variant.precision == "mixed":
+                path, stage = onnx_path(target, variant).removesuffix(".onnx"), mixed(target, variant.network)
+                found[f"{path}.packed"] = Ref(stage, "model.packed")
+                found[f"{path}.bits.json"] = Ref(stage, "bits.json")
     return found
 
 

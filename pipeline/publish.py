@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.run import write_whole
 from pipeline.stage import Ref
 from pipeline.store import Entry, explained
+from targets.errors import ConfigError
 from targets.toolchain import file_sha256
 
 LIST_FILE = ".published.json"
@@ -85,3 +87,35 @@ def _remove(output: Path, path: str) -> None:
         if folder == output.resolve() or any(folder.iterdir()):
             break
         folder.rmdir()
+
+
+@contextmanager
+def fresh_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when all went well, so that nobody finds half of one.
+
+    Raises:
+        ConfigError: there is something already.
+    """
+    refuse_existing(out)
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    with explained(out):
+        beside.mkdir(parents=True)
+        try:
+            yield beside
+            if out.exists():
+                out.rmdir()
+            beside.rename(out)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def refuse_existing(out: Path) -> None:
+    """Refuse to write over anything but an empty folder.
+
+    Raises:
+        ConfigError: there is something already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(
+            "there is something already", where=str(out), mend="remove it, or name another --out"
+        )

@@ -192,7 +192,7 @@ class Result(Part):
     target: str
     variant: str = Field(description="network and precision, as in 'student int8'")
     network: str
-    precision: Literal["fp32", "fp16", "bf16", "int8"]
+    precision: Literal["fp32", "fp16", "bf16", "int8", "mixed"]
     role: Literal["product", "float twin", "baseline"]
     engine: EngineInfo
     latency: Latency

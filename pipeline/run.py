@@ -17,10 +17,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any, Literal
 
-import targets.errors
 from pipeline.stage import Progress, Stage, code_digest, tool_versions
 from pipeline.store import Entry, Store, key_of
-from targets.errors import ConfigError, EdgewrightError, StageError
+from targets.errors import ConfigError, EdgewrightError, StageError, revived
 from targets.toolchain import file_sha256
 
 STATE_FILE = "state.json"
@@ -285,11 +284,7 @@ def _follow(events: IO[str], progress: Progress) -> dict[str, Any] | None:
 
 def _failure(stage: Stage, last: dict[str, Any] | None, code: int, log: Path) -> EdgewrightError:
     if last is not None and "error" in last:
-        said = last["error"]
-        kind = getattr(targets.errors, said["type"], EdgewrightError)
-        error: EdgewrightError = kind(said["what"], where=said["where"], mend=said["mend"])
-        error.exit_code = said["exit_code"]
-        return error
+        return revived(last["error"])
     if last is not None:
         what = f"the stage {stage.name!r} failed: {last['crash']}"
     elif code < 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,9 +86,15 @@ class Session:
         changed = publish(self.output, published(self.settings, self.targets), self.runner.entries)
         return BuildResult(len(stages) + 1, self.runner.ran, self.output, changed)
 
-    def run_only(self, *names: str) -> dict[str, Entry]:
-        """Run some stages and those they take from, and return their outputs."""
-        stages = needed(self.stages(), names)
+    def run_only(self, *names: str, beside: Iterable[Stage] = ()) -> dict[str, Entry]:
+        """Run some stages and those they take from, and return their outputs.
+
+        Args:
+            names: of the stages.
+            beside: stages that may be among them though the build itself has none of that name.
+        """
+        planned = {stage.name: stage for stage in (*self.stages(), *beside)}
+        stages = needed(list(planned.values()), names)
         self._prepare()
         self.runner.run(stages)
         return self.runner.entries
@@ -142,7 +148,7 @@ def _need(packages: Mapping[str, str]) -> None:
 
 
 def _check_device(settings: Settings, target: BuildTarget) -> None:
-    precisions = [variant.precision for variant in variants_of(settings, target)]
+    precisions = [variant.runs_as for variant in variants_of(settings, target)]
     violations = check_request(
         target.device,
         target.toolchain,

@@ -24,7 +24,7 @@ from typing import IO, Any, NoReturn
 from pipeline.launcher import launch
 from pipeline.stage import Context
 from pipeline.store import explained
-from targets.errors import EdgewrightError, StageError
+from targets.errors import EdgewrightError, StageError, described
 
 PR_SET_PDEATHSIG = 1
 OUT_OF_MEMORY = StageError(
@@ -50,9 +50,9 @@ def _attempt(
     try:
         return work(request, events)
     except EdgewrightError as error:
-        return {"error": _describe(error)}
+        return {"error": described(error)}
     except MemoryError:
-        return {"error": _describe(OUT_OF_MEMORY)}
+        return {"error": described(OUT_OF_MEMORY)}
     except Exception as bug:  # the last line of defence: a bug becomes a message and a log, not a hang
         traceback.print_exc()
         return {"crash": f"{type(bug).__name__}: {bug}"}
@@ -91,18 +91,6 @@ def _run(request: dict[str, Any], events: IO[str]) -> dict[str, Any]:
     with explained(context.out):
         getattr(importlib.import_module(module), name)(context)
     return {"done": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-
-
-def _describe(error: EdgewrightError) -> dict[str, Any]:
-    # A stage may raise a subclass of its own; the parent knows those of the project's error tree.
-    known = next(kind for kind in type(error).__mro__ if kind.__module__ == EdgewrightError.__module__)
-    return {
-        "type": known.__name__,
-        "what": error.what,
-        "where": error.where,
-        "mend": error.mend,
-        "exit_code": error.exit_code,
-    }
 
 
 def _send(events: IO[str], **event: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Mapping
+
 
 class EdgewrightError(Exception):
     """Something the user can understand and mend.
@@ -64,3 +66,38 @@ class ToolchainMissing(EdgewrightError):
     """A package or program this build needs is not installed."""
 
     exit_code = 3
+
+
+class DeviceError(EdgewrightError):
+    """A device cannot be reached, or fails at what it is asked to do."""
+
+
+class LinkLost(DeviceError):
+    """The connection to a device broke off; what was sent so far is kept there."""
+
+
+class DeviceBusy(DeviceError):
+    """Somebody else is using the device."""
+
+
+def described(error: EdgewrightError) -> dict[str, Any]:
+    """Return an error as JSON values, for another process to raise again.
+
+    A subclass from elsewhere becomes the nearest one of this module.
+    """
+    known = next(kind for kind in type(error).__mro__ if kind.__module__ == EdgewrightError.__module__)
+    return {
+        "type": known.__name__,
+        "what": error.what,
+        "where": error.where,
+        "mend": error.mend,
+        "exit_code": error.exit_code,
+    }
+
+
+def revived(document: Mapping[str, Any]) -> EdgewrightError:
+    """Return the error that another process described."""
+    kind = globals().get(document["type"], EdgewrightError)
+    error: EdgewrightError = kind(document["what"], where=document["where"], mend=document["mend"])
+    error.exit_code = document["exit_code"]
+    return error

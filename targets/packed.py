@@ -12,12 +12,14 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from targets.errors import ModelError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAGIC = b"EWPACK1\n"
 PACKED_SCHEMA = "edgewright.packed/1"

@@ -61,7 +61,7 @@ def make_plan(
         lost = {leader: losses(removal[leader], steps) for leader, steps in levels.items()}
         widths = by_information(lost, levels, budget)
     keep = {leader: removal[leader].keep(width) for leader, width in widths.items()}
-    shares = {leader: _share_lost(removal[leader], width) for leader, width in widths.items()}
+    shares = {leader: share_lost(removal[leader], width) for leader, width in widths.items()}
     return _plan(shapes, budget, keep, allocation).model_copy(update={"lost": shares})
 
 
@@ -116,7 +116,7 @@ def losses(removal: Removal, levels: Sequence[int]) -> NDArray[np.float64]:
     Groups run one behind the other, so shares multiply and their logarithms add: the last that is left of a
     group is worth more than the first that goes.
     """
-    return -np.log1p(-np.minimum([_share_lost(removal, width) for width in levels], 1.0 - 1e-6))
+    return -np.log1p(-np.minimum([share_lost(removal, width) for width in levels], 1.0 - 1e-6))
 
 
 def uniform(levels: Levels, budget: Budget) -> dict[str, int]:
@@ -227,7 +227,7 @@ def _extremes(levels: Levels, budget: Budget) -> tuple[float, float]:
     return float(budget.cost(narrow)), float(budget.cost(whole))
 
 
-def _share_lost(removal: Removal, width: int) -> float:
+def share_lost(removal: Removal, width: int) -> float:
     """Share of a group's criterion that is lost when `width` channels are left."""
     removed = len(removal.order) - width
     if removed == 0 or removal.total <= 0:

@@ -15,6 +15,7 @@ from pipeline.compress.attribution import attributions, task_loss
 from pipeline.compress.discriminant import Removal, System, mask_gradient, removal_order, ridge
 from pipeline.compress.evidence import Criterion, Evidence
 from pipeline.compress.groups import Group
+from pipeline.compress.paths import critical_path
 from pipeline.compress.readers import Reader
 from pipeline.compress.reconstruction import discriminant_reconstruction, reconstruction
 from pipeline.compress.scatter import Batches, Scatter, blocks, collect, one_hot
@@ -118,6 +119,7 @@ CRITERIA: dict[str, Criterion] = {
     "taylor": taylor,
     "fisher": fisher,
     "fisher-ratio": fisher_ratio,
+    "critical-path": critical_path,
     "di-mask-gradient": di_mask_gradient,
     "di-greedy": di_greedy,
     "reconstruction": reconstruction,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from pipeline.compress.attribution import Objective, in_usual_order
 from pipeline.compress.scatter import Batches
 
-# (layer, its input, its output) → what takes the place of the output, or nothing
-Look = Callable[[str, Tensor, Tensor], Tensor | None]
+# (layer, its input, its output)
+Look = Callable[[str, Tensor, Tensor], None]
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def observe(network: nn.Module, layers: Sequence[str], batches: Batches, look: L
 
 
 def output_gradients(
-    network: nn.Module, layers: Sequence[str], batches: Batches, objective: Objective
+    network: nn.Module, layers: Sequence[str], batches: Batches, objective: Objective, look: Look
 ) -> Iterator[dict[str, Tensor]]:
     """Batch by batch, layer → the gradient by its output of the sum of an objective over the images.
 
@@ -43,11 +43,13 @@ def output_gradients(
         layers: their names.
         batches: (images, labels).
         objective: of every image.
+        look: called once a layer and batch, as by `observe`.
     """
     outputs: dict[str, Tensor] = {}
 
     def probe(name: str, x: Tensor, y: Tensor) -> Tensor:
-        del x
+        with torch.no_grad():
+            look(name, x, y)
         # A tensor of its own, so that layers working in place leave the one that is asked about as it was.
         outputs[name] = y if y.requires_grad else y.requires_grad_()
         return y.clone()
@@ -62,7 +64,11 @@ def output_gradients(
 
 
 @contextmanager
-def _watching(network: nn.Module, layers: Sequence[str], look: Look) -> Iterator[None]:
+def _watching(
+    network: nn.Module, layers: Sequence[str], look: Callable[[str, Tensor, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Show every layer's input and output; what comes back takes the place of the output."""
+
     def hook(name: str) -> torch.utils.hooks.RemovableHandle:
         return network.get_submodule(name).register_forward_hook(
             lambda _, given, result: look(name, given[0], result)

@@ -1,6 +1,8 @@
-"""A convolution or linear layer as a matrix product: rows of patches, at some positions of its output."""
+"""A convolution or linear layer as a matrix product: rows of patches, at some places of its output."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,56 +18,80 @@ def multiplying_layer(network: nn.Module, name: str) -> Layer:
     return layer
 
 
-def positions(layer: Layer, y: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Some output positions, drawn without repetition; the same for every image of a batch.
+@dataclass(frozen=True)
+class Places:
+    """Where a layer's outputs are looked at: one row a pair of image and position.
 
     Args:
-        layer: whose output `y` is.
-        y: [N, O, H, W], or [N, …, O] of a linear layer.
-        most: how many at most.
-        generator: of the draw.
+        image: index in the batch [R].
+        position: of the output, counted row by row [R].
     """
-    count = y[0, 0].numel() if isinstance(layer, nn.Conv2d) else y[0, ..., 0].numel()
-    return torch.randperm(count, generator=generator)[:most].to(y.device)
+
+    image: Tensor
+    position: Tensor
+
+    @classmethod
+    def draw(cls, layer: Layer, y: Tensor, rows: int, generator: torch.Generator) -> Places:
+        """Pairs spread evenly over the images, positions at random; none twice.
+
+        Args:
+            layer: whose output `y` is.
+            y: [N, O, H, W], or [N, …, O] of a linear layer.
+            rows: how many at most.
+            generator: of the draw.
+        """
+        count = y[0, 0].numel() if isinstance(layer, nn.Conv2d) else y[0, ..., 0].numel()
+        row = torch.arange(min(rows, len(y) * count))
+        order = torch.randperm(count, generator=generator)
+        return cls((row * len(y) // len(row)).to(y.device), order[row % count].to(y.device))
 
 
-def patches(layer: Layer, x: Tensor, where: Tensor) -> Tensor:
+def patches(layer: Layer, x: Tensor, places: Places) -> Tensor:
     """Rows that a layer multiplies with its filters.
 
     Args:
         layer: of any kernel, stride, padding and dilation.
         x: its input.
-        where: output positions [P], row by row.
+        places: of its output.
 
     Returns:
-        [N·P, input channels · kernel], ordered as the filters are: channel, kernel row, kernel column.
+        [R, input channels · kernel], ordered as the filters are: channel, kernel row, kernel column.
     """
     if isinstance(layer, nn.Linear):
-        return x.reshape(len(x), -1, x.shape[-1])[:, where].flatten(0, 1)
-    (down, right), (high, wide) = layer.dilation, _reach(layer)
-    x, width = _padded(layer, x)
-    windows = [
-        x[:, :, slice(top, top + high, down), slice(left, left + wide, right)]
-        for top, left in (
-            (place // width * layer.stride[0], place % width * layer.stride[1]) for place in where.tolist()
-        )
-    ]
-    return torch.stack(windows, dim=1).flatten(2).flatten(0, 1)
+        return x.reshape(len(x), -1, x.shape[-1])[places.image, places.position]
+    pixels = _pixels(layer, (x.shape[2], x.shape[3]), places.position)
+    inside = pixels.clamp_min(0)
+    read = x[places.image[:, None], :, inside // x.shape[3], inside % x.shape[3]]
+    return read.masked_fill(pixels.unsqueeze(2) < 0, 0.0).transpose(1, 2).flatten(1)
 
 
-def outputs(layer: Layer, y: Tensor, where: Tensor | None = None) -> Tensor:
-    """A layer's outputs (or anything of their shape) at some positions, or at all: [N·P, O]."""
+def outputs(layer: Layer, y: Tensor, places: Places | None = None) -> Tensor:
+    """A layer's outputs (or anything of their shape) at some places, or at all: [R, O]."""
     if isinstance(layer, nn.Linear):
         rows = y.reshape(len(y), -1, y.shape[-1])
-        return (rows if where is None else rows[:, where]).flatten(0, 1)
-    maps = y.flatten(2)
-    return (maps if where is None else maps[:, :, where]).transpose(1, 2).flatten(0, 1)
+        return rows.flatten(0, 1) if places is None else rows[places.image, places.position]
+    if places is None:
+        return y.flatten(2).transpose(1, 2).flatten(0, 1)
+    return y[places.image, :, places.position // y.shape[3], places.position % y.shape[3]]
 
 
 def patch_columns(layer: Layer, channels: Tensor) -> Tensor:
     """Columns of `patches` that come from input channels [..., m] → [..., m · kernel]."""
     size = layer.kernel_size[0] * layer.kernel_size[1] if isinstance(layer, nn.Conv2d) else 1
     return (channels.unsqueeze(-1) * size + torch.arange(size)).flatten(-2)
+
+
+def _pixels(layer: nn.Conv2d, size: tuple[int, int], position: Tensor) -> Tensor:
+    """Which pixels of an input a filter sees at positions [R] of the output: [R, kernel], -1 for zeros.
+
+    The layer's padding is done to a map of the pixels' numbers, which is far smaller than the images.
+    """
+    numbers = torch.arange(size[0] * size[1], dtype=torch.float64, device=position.device).view(1, 1, *size)
+    padded, width = _padded(layer, numbers)
+    (down, right), (high, wide) = layer.dilation, _reach(layer)
+    rows = (position // width * layer.stride[0])[:, None, None] + torch.arange(0, high, down)[:, None]
+    columns = (position % width * layer.stride[1])[:, None, None] + torch.arange(0, wide, right)
+    return padded[0, 0, rows, columns].flatten(1).long()
 
 
 def _reach(layer: nn.Conv2d) -> tuple[int, int]:
@@ -75,7 +101,7 @@ def _reach(layer: nn.Conv2d) -> tuple[int, int]:
 
 
 def _padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, int]:
-    """The input with its border, and the width of the output."""
+    """The input with its border, -1 where that is zeros, and the width of the output."""
     reach = [size - 1 for size in _reach(layer)]
     if layer.padding == "same":
         sides = [(total // 2, total - total // 2) for total in reach]
@@ -83,5 +109,5 @@ def _padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, int]:
         given = (0, 0) if isinstance(layer.padding, str) else layer.padding
         sides = [(side, side) for side in given]
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = functional.pad(x, (*sides[1], *sides[0]), mode=mode)
+    x = functional.pad(x, (*sides[1], *sides[0]), mode=mode, value=-1.0 if mode == "constant" else None)
     return x, (x.shape[3] - reach[1] - 1) // layer.stride[1] + 1

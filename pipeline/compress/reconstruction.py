@@ -23,8 +23,8 @@ from torch import Tensor
 from pipeline.compress.attribution import task_loss
 from pipeline.compress.discriminant import Removal, System, removal_order
 from pipeline.compress.evidence import Evidence
-from pipeline.compress.observation import observe, output_gradients
-from pipeline.compress.patches import multiplying_layer, outputs, patch_columns, patches, positions
+from pipeline.compress.observation import Look, observe, output_gradients
+from pipeline.compress.patches import Places, multiplying_layer, outputs, patch_columns, patches
 from pipeline.compress.readers import Reader
 from pipeline.compress.scatter import Batches, Scatter, join
 
@@ -44,55 +44,36 @@ def discriminant_reconstruction(evidence: Evidence) -> dict[str, Removal]:
     return {leader: removal_order(systems) for leader, systems in decisive_reconstructions(evidence).items()}
 
 
-def reconstructions(
-    evidence: Evidence, weights: Mapping[str, Tensor] | None = None
-) -> dict[str, list[System]]:
-    """Least-squares problems of every reader: its patches against its outputs, as errors an image.
-
-    Args:
-        evidence: what may be looked at.
-        weights: layer → F [O, O], positive semi-definite; without it all outputs count the same.
-    """
-    generator = torch.Generator().manual_seed(evidence.seed)
-    network = evidence.network
-    images = sum(len(labels) for _, labels in evidence.batches)
-    found: dict[str, Scatter] = {}
-    spots: dict[str, int] = {}
-
-    def look(name: str, x: Tensor, y: Tensor) -> None:
-        layer = multiplying_layer(network, name)
-        spots[name] = y[0].numel() // layer.weight.shape[0]
-        most = math.ceil(ROWS_A_COLUMN * layer.weight[0].numel() / images)
-        where = positions(layer, y, most, generator)
-        rows = patches(layer, x, where), outputs(layer, y, where)
-        join(found, name, Scatter.of(*rows, torch.promote_types(x.dtype, torch.float32)))
-
-    observe(network, _layers(evidence), evidence.batches, look)
-
-    def system(reader: Reader) -> System:
-        own, layer = found[reader.layer], multiplying_layer(network, reader.layer)
-        targets = own.xy if weights is None else own.xy @ _root(weights[reader.layer])
-        an_image = spots[reader.layer] / own.count
-        return System(own.xx * an_image, targets * an_image, patch_columns(layer, reader.columns))
-
-    return {leader: [system(reader) for reader in readers] for leader, readers in evidence.readers.items()}
+def reconstructions(evidence: Evidence) -> dict[str, list[System]]:
+    """Least-squares problems of every reader: its patches against its outputs, as errors an image."""
+    gathering = _Gathering(evidence)
+    observe(evidence.network, _layers(evidence), evidence.batches, gathering.look)
+    return gathering.systems(evidence)
 
 
 def decisive_reconstructions(evidence: Evidence) -> dict[str, list[System]]:
-    """`reconstructions` weighted by `fisher_information`."""
-    return reconstructions(evidence, fisher_information(evidence))
+    """`reconstructions` weighted by `fisher_information`; each image goes through the network once."""
+    gathering = _Gathering(evidence)
+    weights = fisher_information(evidence, gathering.look)
+    others = _part(evidence.batches, DECIDING_IMAGES, None)
+    observe(evidence.network, _layers(evidence), others, gathering.look)
+    return gathering.systems(evidence, weights)
 
 
-def fisher_information(evidence: Evidence) -> dict[str, Tensor]:
+def fisher_information(evidence: Evidence, look: Look) -> dict[str, Tensor]:
     """Layer → E[g gᵀ] [O, O], g the gradient of an image's loss by the layer's outputs at one position.
 
     Of the first images only: what a few channels of output mean shows soon, and a backward pass is dear.
+
+    Args:
+        evidence: what may be looked at.
+        look: is shown what the layers take and give on the way.
     """
     network, layers = evidence.network, _layers(evidence)
     found: dict[str, Tensor] = {}
     rows = dict.fromkeys(layers, 0)
-    first = _first(evidence.batches, DECIDING_IMAGES)
-    for gradients in output_gradients(network, layers, first, task_loss):
+    first = _part(evidence.batches, 0, DECIDING_IMAGES)
+    for gradients in output_gradients(network, layers, first, task_loss, look):
         for name, gradient in gradients.items():
             layer = multiplying_layer(network, name)
             g = outputs(layer, gradient)
@@ -101,16 +82,61 @@ def fisher_information(evidence: Evidence) -> dict[str, Tensor]:
     return {name: total / rows[name] for name, total in found.items()}
 
 
+class _Gathering:
+    """Statistics of all readers' patches against their outputs, gathered while the network runs."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.network = evidence.network
+        self.images = sum(len(labels) for _, labels in evidence.batches)
+        self.generator = torch.Generator().manual_seed(evidence.seed)
+        self.found: dict[str, Scatter] = {}
+        self.spots: dict[str, int] = {}
+
+    def look(self, name: str, x: Tensor, y: Tensor) -> None:
+        """Take some rows of one batch."""
+        layer = multiplying_layer(self.network, name)
+        self.spots[name] = y[0].numel() // layer.weight.shape[0]
+        share = len(x) / self.images
+        rows = math.ceil(ROWS_A_COLUMN * layer.weight[0].numel() * share)
+        places = Places.draw(layer, y, rows, self.generator)
+        precision = torch.promote_types(x.dtype, torch.float32)
+        batch = Scatter.of(patches(layer, x, places), outputs(layer, y, places), precision)
+        join(self.found, name, batch)
+
+    def systems(
+        self, evidence: Evidence, weights: Mapping[str, Tensor] | None = None
+    ) -> dict[str, list[System]]:
+        """Leader → a problem for each reader.
+
+        Args:
+            evidence: the one this was made for.
+            weights: layer → F [O, O], positive semi-definite; without it all outputs count the same.
+        """
+
+        def system(reader: Reader) -> System:
+            own, layer = self.found[reader.layer], multiplying_layer(self.network, reader.layer)
+            targets = own.xy if weights is None else own.xy @ _root(weights[reader.layer])
+            an_image = self.spots[reader.layer] / own.count
+            return System(own.xx * an_image, targets * an_image, patch_columns(layer, reader.columns))
+
+        return {
+            leader: [system(reader) for reader in readers] for leader, readers in evidence.readers.items()
+        }
+
+
 def _layers(evidence: Evidence) -> list[str]:
     return list(dict.fromkeys(reader.layer for group in evidence.readers.values() for reader in group))
 
 
-def _first(batches: Batches, most: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches, the last one shortened, up to so many images."""
+def _part(batches: Batches, start: int, stop: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of the images from one place to another, the first and the last one shortened."""
+    begun = 0
     for images, labels in batches:
-        yield images[:most], labels[:most]
-        most -= len(images)
-        if most <= 0:
+        part = slice(max(0, start - begun), None if stop is None else max(0, stop - begun))
+        begun += len(labels)
+        if len(labels[part]):
+            yield images[part], labels[part]
+        if stop is not None and begun >= stop:
             return
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.compress.patches import Layer, multiplying_layer, outputs, patches, positions
+from pipeline.compress.patches import Layer, Places, multiplying_layer, outputs, patches
 from pipeline.compress.scatter import Batches, Scatter
 from pipeline.compress.structure import Plan
 from pipeline.compress.survivors import Survivors, survivors
@@ -141,8 +141,8 @@ def _gather(
     for images, _ in batches:
         x, _ = _run_to(student, name, images)
         _, y = _run_to(whole, name, images)
-        where = positions(layer, y, most, generator)
-        batch = Scatter.of(patches(layer, x, where).double(), outputs(layer, y, where)[:, left.outputs])
+        places = Places.draw(layer, y, most * len(y), generator)
+        batch = Scatter.of(patches(layer, x, places).double(), outputs(layer, y, places)[:, left.outputs])
         if found is None:
             found = batch
         else:

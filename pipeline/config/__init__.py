@@ -2,12 +2,13 @@
 
 from pipeline.config.engines import GateKind, TargetSection
 from pipeline.config.load import load_settings
-from pipeline.config.networks import Criterion, StudentSection
+from pipeline.config.networks import Criterion, PathsSection, StudentSection
 from pipeline.config.settings import Settings, json_schema
 
 __all__ = [
     "Criterion",
     "GateKind",
+    "PathsSection",
     "Settings",
     "StudentSection",
     "TargetSection",

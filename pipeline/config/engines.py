@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.config.section import Count, Section
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "mixed"]
 
 
 class ExportSection(Section):
@@ -19,13 +19,43 @@ class ExportSection(Section):
     dynamic_batch: bool = False
 
 
+class MixedSection(Section):
+    """Weights of 2 to 8 bits, channel by channel, inside INT8: how far to go. Exactly one key."""
+
+    bits: Annotated[float, Field(ge=2, le=8)] | None = Field(default=None, description="a weight, on average")
+    size_bytes: Count | None = Field(default=None, description="of the packed file")
+    max_drop: Annotated[float, Field(ge=0, lt=100)] | None = Field(
+        default=None,
+        description="percent of calibration images kept apart that float answers otherwise",
+    )
+    latency_ms: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="of one inference; what INT8 leaves of it is spent on float layers"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> MixedSection:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of {', '.join(type(self).model_fields)}; found {len(given)}")
+        return self
+
+    @property
+    def budget(self) -> tuple[str, float]:
+        """The key that is given, and its value."""
+        return next(iter(self.model_dump(exclude_none=True).items()))
+
+
 class QuantizeSection(Section):
     """From float to INT8."""
 
     samples: Count = Field(default=512, description="calibration images, from the calibrate split")
-    method: Literal["minmax", "percentile", "mse"] = "mse"
+    effort: Literal["plain", "thorough"] = Field(
+        default="plain", description="ranges alone, or also repairs: each is tried, and kept if it helps"
+    )
+    method: Literal["minmax", "percentile", "mse"] = Field(default="mse", description="of ranges, if plain")
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     ignore: list[str] = Field(default=[], description="nodes or operator types that stay in float")
+    mixed: MixedSection | None = Field(default=None, description='for targets whose precisions have "mixed"')
 
 
 class TargetSection(Section):

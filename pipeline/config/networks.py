@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.section import Count, Counts, Section, Shares, Times
+from pipeline.config.section import Count, Counts, Section, Share, Shares, Times
 
 BUDGETS = ("macs", "parameters", "bytes", "latency_ms")
 Criterion = Literal[
@@ -17,6 +17,7 @@ Criterion = Literal[
     "taylor",
     "fisher",
     "fisher-ratio",
+    "critical-path",
     "di-mask-gradient",
     "di-greedy",
     "reconstruction",
@@ -35,6 +36,11 @@ class TrainingSection(Section):
     shift: Annotated[int, Field(ge=0)] = Field(default=0, description="move images by up to so many pixels")
     average: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.99, description="decay of the EMA weights")
     processes: Count = Field(default=1, description="that share every batch; with GPUs one each")
+    graft: Count = Field(
+        default=1,
+        description="networks of a ring that graft each other's weights; kept only if the select split "
+        "prefers it to one network trained as long",
+    )
 
 
 class StudentTrainingSection(TrainingSection):
@@ -59,6 +65,13 @@ class ModelSection(Section):
         if self.onnx and self.checkpoint:
             raise ValueError("an ONNX file carries its own weights: remove checkpoint")
         return self
+
+
+class PathsSection(Section):
+    """Critical paths of the teacher's classes."""
+
+    images: Count = Field(default=2048, description="training images that channels are scored on")
+    share: Share = Field(default=0.95, description="of a class's mass that its path holds in the last layer")
 
 
 class StudentSection(Section):
@@ -111,6 +124,8 @@ class StudentSection(Section):
 
     @model_validator(mode="after")
     def _of_use(self) -> StudentSection:
+        if self.training.epochs == 0 and self.training.graft > 1:
+            raise ValueError("training.epochs = 0 leaves nothing to graft: set graft = 1, or train it")
         if self.training.epochs == 0 and not self.repair:
             raise ValueError(
                 "training.epochs = 0 without repair ships a network that was cut and never mended: "

@@ -15,7 +15,7 @@ from pipeline.config.engines import (
     ReportSection,
     TargetSection,
 )
-from pipeline.config.networks import ModelSection, StudentSection
+from pipeline.config.networks import ModelSection, PathsSection, StudentSection
 from pipeline.config.section import Section
 
 
@@ -27,6 +27,7 @@ class Settings(Section):
     task: TaskSection = TaskSection()
     model: ModelSection
     student: StudentSection | None = None
+    paths: PathsSection | None = None
     export: ExportSection = ExportSection()
     quantize: QuantizeSection = QuantizeSection()
     targets: list[TargetSection] = Field(min_length=1)
@@ -38,11 +39,22 @@ class Settings(Section):
     def _together(self) -> Settings:
         if self.model.onnx and self.student:
             raise ValueError("student needs a torch model: remove [student], or give model.factory")
+        if self.model.onnx and self.paths:
+            raise ValueError("paths needs a torch model: remove [paths], or give model.factory")
         if not (self.data.labelled or self.model.checkpoint or self.model.onnx):
             raise ValueError(
                 "images without labels cannot train the network they are labelled by: "
                 "give model.checkpoint or model.onnx, or data with labels"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _mixed(self) -> Settings:
+        mixed = any("mixed" in target.precisions for target in self.targets)
+        if mixed and self.quantize.mixed is None:
+            raise ValueError('precision "mixed" needs [quantize.mixed], as in: bits = 5.0')
+        if self.quantize.mixed and not mixed:
+            raise ValueError('no target\'s precisions have "mixed": add it, or remove [quantize.mixed]')
         return self
 
 

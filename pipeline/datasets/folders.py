@@ -115,6 +115,33 @@ def unlabelled_folder(
     return _source(folder, files, tuple(outputs), None, own_test, resize, licence)
 
 
+def loose_images(folder: Path, size: tuple[int, int], channels: int) -> FolderSource:
+    """All images below a folder, brought to one size, for a network that asks no questions about labels.
+
+    Args:
+        folder: where they lie, in any folders or none.
+        size: height and width every image is brought to.
+        channels: 1 for grey, 3 for RGB.
+
+    Raises:
+        DataError: no folder or no images.
+    """
+    if not folder.is_dir():
+        raise DataError("there is no such folder of images", where=str(folder), mend="correct the path")
+    return FolderSource(
+        name=folder.name,
+        origin=f"folder {folder.name}",
+        licence="",
+        classes=(),
+        labels=None,
+        own_test=0,
+        files=_images_below(folder, "the folder"),
+        channels=channels,
+        size=size,
+        resize=True,
+    )
+
+
 def _parts(folder: Path) -> list[Path]:
     """The folder itself, or its train and test where the test images are set apart already."""
     if not folder.is_dir():

@@ -10,8 +10,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
-from pipeline.onnxmodel.batches import CHUNK, Tensors, batch_size, run_in_batches, sample_count
 from pipeline.onnxmodel.file import describe, read_model
+from targets.batches import CHUNK, Tensors, batch_size, run_in_batches, sample_count
 from targets.errors import ModelError
 from targets.tensors import exceptions_in, one_line
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.onnxmodel.batches import Tensors, sample_count
 from pipeline.onnxmodel.file import read_model, write_model
 from pipeline.parity import metrics
 from pipeline.parity.divergence import Divergence, Piece
 from pipeline.parity.sides import Compiled, Failure
+from targets.batches import Tensors, sample_count
 
 DESCRIPTION = "gate.json"
 SCRIPTS = ("README.md", "reproduce.py")

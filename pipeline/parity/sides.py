@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.onnxmodel.batches import CHUNK, Infer, Tensors, batch_size, run_in_batches, sample_count
+from targets.batches import CHUNK, Infer, Tensors, batch_size, run_in_batches, sample_count
 
 if TYPE_CHECKING:
     import torch

@@ -68,6 +68,25 @@ def render_scores(structure: Structure, project: str, edgewright_version: str, f
     _write(folder, {"scores.html": page})
 
 
+def render_paths(paths: Mapping[str, Any], project: str, edgewright_version: str, folder: Path) -> None:
+    """Write paths.html: critical paths of a network's classes.
+
+    Args:
+        paths: paths.json.
+        project: name of the build the network belongs to.
+        edgewright_version: of the program that scored.
+        folder: where the file goes; made when missing.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    from pipeline.report.paths import view
+
+    context = {"paths": view(paths), "project": project, "edgewright_version": edgewright_version}
+    page = _environment().get_template("paths.html.j2").render(context)
+    _write(folder, {"paths.html": page})
+
+
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -163,6 +163,19 @@ def spoken(channels: Sequence[int]) -> str:
     )
 
 
+def strip(width: int, channels: Sequence[int], what: str) -> Strip:
+    """Draw some of a layer's channels.
+
+    Args:
+        width: all its channels.
+        channels: those to be drawn, rising.
+        what: is said of them, behind "3 of 16".
+    """
+    path = "".join(f"M{first} 0h{length}v1h-{length}z" for first, length in _runs(channels))
+    words = f"{len(channels)} of {width} {what}, counted from 0: {spoken(channels)}"
+    return Strip(width, path, words)
+
+
 def _student(structure: Structure, student: Slimmed, mark: Mark) -> StudentRows:
     widest = max((group.width for group in structure.groups), default=1)
     kept = {each.leader: each for each in student.groups}
@@ -179,14 +192,12 @@ def _student(structure: Structure, student: Slimmed, mark: Mark) -> StudentRows:
 
 def _row(group: ChannelGroup, kept: KeptChannels, widest: int) -> GroupRow:
     after = len(kept.channels)
-    path = "".join(f"M{first} 0h{length}v1h-{length}z" for first, length in _runs(kept.channels))
-    words = f"{after} of {group.width} channels stay, counted from 0: {spoken(kept.channels)}"
     return GroupRow(
         group=group,
         after=after,
         length=round(100 * group.width / widest, 2),
         length_after=round(100 * after / group.width, 2),
-        strip=Strip(group.width, path, words),
+        strip=strip(group.width, kept.channels, "channels stay"),
         lost=percent(kept.lost),
     )
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate import Classify, as_classifier
-from pipeline.onnxmodel.batches import batches
 from pipeline.stage import Context
 from pipeline.stages.data import read_images, read_preprocess
 from pipeline.task import SPLITS
+from targets.batches import batches
 from targets.errors import ModelError
 
 BATCH = 128

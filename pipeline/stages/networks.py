@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import nullcontext
 
 import torch
 from torch import nn
 
 from pipeline.compress.cost import count_macs, count_parameters
 from pipeline.compress.distill import DistillationSettings, cross_entropy, distilling
+from pipeline.compress.graft import Training, fit_or_graft
 from pipeline.compress.repair import repair
 from pipeline.compress.structure import Plan, apply
 from pipeline.export import export
-from pipeline.fit import EpochResult, Examples, FitSettings, accuracy, fit, history
+from pipeline.fit import EpochResult, Examples, FitSettings, accuracy, history
 from pipeline.network import fill, find_head, load_weights, save_weights
 from pipeline.stage import Context
 from pipeline.stages.loading import BATCH, examples, fresh, input_shape, load_network, some
@@ -37,16 +39,17 @@ def train_teacher(context: Context) -> None:
     torch.manual_seed(context.settings["seed"])  # the factory draws the first weights
     network = fresh(context.settings["model"])
     _check_fits(network, context)
-    results = fit(
+    trained = fit_or_graft(
         network,
-        cross_entropy,
+        context.settings["graft"],
+        lambda _: nullcontext(cross_entropy),
         examples(context, "train"),
         examples(context, "select"),
         FitSettings(**context.settings["training"]),
         context.settings["seed"],
         context.progress,
     )
-    _keep(context, network, origin="trained here", results=results)
+    _keep(context, network, origin=_origin("trained here", trained), results=trained.results)
 
 
 def distill_student(context: Context) -> None:
@@ -58,18 +61,19 @@ def distill_student(context: Context) -> None:
     student = _cut_and_repaired(context, train)
     weights = DistillationSettings(**settings["distillation"])
     first, _ = some(train, BATCH)[0]
-    with distilling(teacher, student, task.wanted, task.other, weights, first) as loss:
-        results = fit(
-            student,
-            loss,
-            train,
-            examples(context, "select", task),
-            FitSettings(**settings["training"], clip=LONGEST_GRADIENT),
-            settings["seed"],
-            context.progress,
-        )
-    done = "distilled" if results else "repaired, not trained"
-    _keep(context, student, origin=f"slimmed from the teacher, {done}", results=results, task=task)
+    trained = fit_or_graft(
+        student,
+        settings["graft"],
+        lambda network: distilling(teacher, network, task.wanted, task.other, weights, first),
+        train,
+        examples(context, "select", task),
+        FitSettings(**settings["training"], clip=LONGEST_GRADIENT),
+        settings["seed"],
+        context.progress,
+    )
+    done = "distilled" if trained.results else "repaired, not trained"
+    origin = _origin(f"slimmed from the teacher, {done}", trained)
+    _keep(context, student, origin=origin, results=trained.results, task=task)
 
 
 def export_network(context: Context) -> None:
@@ -84,6 +88,11 @@ def export_network(context: Context) -> None:
         opset=settings["opset"],
         dynamic_batch=settings["dynamic_batch"],
     )
+
+
+def _origin(done: str, trained: Training) -> str:
+    """What was done, and how grafting fared where it was asked for."""
+    return f"{done}; {trained.words}" if trained.words else done
 
 
 def _cut_and_repaired(context: Context, train: Examples) -> nn.Module:

@@ -1,38 +1,35 @@
-"""observe, quantize: ranges seen once, QDQ models written for every convention."""
+"""observe, quantize: ranges seen once for all conventions, or repairs tried for one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from dataclasses import asdict
+from pathlib import Path
 
-from numpy.typing import NDArray
-
+from calibration.best import quantize_best
 from calibration.observations import Observations
 from calibration.qdq import quantize
 from calibration.ranges import collect
-from pipeline.onnxmodel.batches import CHUNK, batch_size
+from calibration.summary import QuantizationSummary
+from pipeline.datasets.prepared import PreparedBatches
 from pipeline.onnxmodel.file import describe, read_model
 from pipeline.stage import Context
 from pipeline.stages.data import evenly, read_preprocess, read_split
+from targets.batches import CHUNK, batch_size
 from targets.capability import QuantizationConvention
+
+# Inputs at once where repairs are tried: every fourth batch judges, so there should be many.
+TRIED_TOGETHER = 8
 
 
 def observe(context: Context) -> None:
     """Run calibration images through the float model. Artefact: observations.npz."""
-    path = context.inputs["model"]
-    inputs = describe(read_model(path)).inputs
-    images = evenly(read_split(context.inputs["calibrate"])[0], context.settings["samples"])
-    preprocess = read_preprocess(context.inputs["preprocess"])
-    size = batch_size(inputs, CHUNK)
-
-    def batches() -> Iterator[dict[str, NDArray[Any]]]:
-        # A fixed batch takes whole batches only: a few images at the end may be left out.
-        for start in range(0, max(1, len(images) - len(images) % size), size):
-            context.progress("observing ranges", start + size, len(images))
-            yield {inputs[0].name: preprocess(images[start : start + size])}
-
-    collect(path, batches()).save(context.out / "observations.npz")
+    batches = calibration_batches(context, CHUNK)
+    total = batches.inputs
+    observed = collect(
+        context.inputs["model"], batches, lambda seen: context.progress("observing ranges", seen, total)
+    )
+    observed.save(context.out / "observations.npz")
 
 
 def write_qdq(context: Context) -> None:
@@ -48,9 +45,47 @@ def write_qdq(context: Context) -> None:
         percentile=settings["percentile"],
         ignore=settings["ignore"],
     )
+    _describe(context, out, summary)
+
+
+def write_best(context: Context) -> None:
+    """Try repairs for one convention and keep what helps.
+
+    Artefacts: model.onnx, float.onnx (the float model it was made from), summary.json, trials.json,
+    facts.json.
+    """
+    settings = context.settings
+    out = context.out / "model.onnx"
+    found = quantize_best(
+        context.inputs["model"],
+        calibration_batches(context),
+        QuantizationConvention(**settings["convention"]),
+        out,
+        context.out / "float.onnx",
+        settings["ignore"],
+        context.progress,
+    )
+    _describe(context, out, found.summary)
+    _write(context.out / "trials.json", [asdict(trial) for trial in found.trials])
+
+
+def calibration_batches(context: Context, most: int = TRIED_TOGETHER) -> PreparedBatches:
+    """The calibrate split as a model's input, in whole batches of at most so many."""
+    inputs = describe(read_model(context.inputs["model"])).inputs
+    images = evenly(read_split(context.inputs["calibrate"])[0], context.settings["samples"])
+    size = batch_size(inputs, min(most, len(images)))
+    preprocess = read_preprocess(context.inputs["preprocess"])
+    return PreparedBatches({inputs[0].name: images}, size, prepare=preprocess)
+
+
+def _describe(context: Context, out: Path, summary: QuantizationSummary) -> None:
     facts = {
         "weight_bytes": describe(read_model(out)).weight_bytes,
         "onnx_size_bytes": out.stat().st_size,
     }
-    for name, document in (("summary", summary.document()), ("facts", facts)):
-        (context.out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    _write(context.out / "summary.json", summary.document())
+    _write(context.out / "facts.json", facts)
+
+
+def _write(path: Path, document: object) -> None:
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pipeline.run import Listener, Outcome
+from pipeline.stage import Progress as ProgressCall
 from pipeline.stage import Stage
 from pipeline.store import Entry
 
@@ -52,6 +53,24 @@ class ConsoleListener(Listener):
 @contextmanager
 def listening() -> Iterator[ConsoleListener]:
     """A listener that draws on the terminal as long as it is open."""
+    with _bars() as progress:
+        listener = ConsoleListener(progress)
+        try:
+            yield listener
+        finally:
+            if listener._bar is not None:
+                progress.remove_task(listener._bar)
+
+
+@contextmanager
+def progressing(name: str) -> Iterator[ProgressCall]:
+    """One bar for one job outside of a build: call it with what is done, how much, and how much there is."""
+    with _bars() as progress:
+        bar = progress.add_task(name, total=None, what="")
+        yield lambda what, done, total: progress.update(bar, completed=done, total=total, what=escape(what))
+
+
+def _bars() -> Progress:
     columns = (
         TextColumn("  [bold]{task.description}[/]"),
         BarColumn(bar_width=24),
@@ -59,10 +78,4 @@ def listening() -> Iterator[ConsoleListener]:
         TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        listener = ConsoleListener(progress)
-        try:
-            yield listener
-        finally:
-            if listener._bar is not None:
-                progress.remove_task(listener._bar)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

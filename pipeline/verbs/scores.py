@@ -18,6 +18,7 @@ from pipeline.run import Listener, write_whole
 from pipeline.session import Session
 from pipeline.slimming import structure
 from pipeline.store import explained
+from pipeline.verbs.table import aligned
 from targets.errors import ConfigError
 
 
@@ -92,11 +93,8 @@ def scores_text(structure: Structure) -> str:
         kept = [student.groups[place] for student in structure.students]
         cells = [f"{len(each.channels)}, lost {percent(each.lost)} %" for each in kept]
         rows.append([group.leader, str(group.width), *cells, " ".join(group.members)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    table = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    return "\n".join([f"channels in the order of {structure.criterion}", "", *table, "", *_notes(structure)])
+    order = f"channels in the order of {structure.criterion}"
+    return "\n".join([order, "", *aligned(rows), "", *_notes(structure)])
 
 
 def _notes(structure: Structure) -> Iterator[str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,12 @@ from numpy.typing import NDArray
 
 from pipeline.onnxmodel.file import describe, read_model
 from pipeline.products import labels_of
+from pipeline.publish import fresh_folder
 from pipeline.record import Accuracy
 from pipeline.run import Listener
 from pipeline.session import Session
 from pipeline.stages.data import read_preprocess
 from pipeline.stages.engines import score_engine
-from pipeline.store import explained
 from pipeline.task import Task
 from targets.capability import load_device
 from targets.checks import check_model, check_request, refused
@@ -71,9 +69,9 @@ def compile_model(
     ) or check_model(model, capability, device.memory_mib)
     if violations:
         raise refused(f"the model cannot run on {device.name} with {name}", violations, str(model))
-    return _whole(
-        out, lambda folder: tool.compile(model, device.name, EngineOptions(chosen, threads), folder)
-    )
+    with fresh_folder(out) as folder:
+        tool.compile(model, device.name, EngineOptions(chosen, threads), folder)
+    return Engine.load(out)
 
 
 def bench_engines(
@@ -135,25 +133,6 @@ def evaluate_engine(
         listener.progress,
     )
     return Evaluation(labels, accuracy)
-
-
-def _whole(out: Path, make: Callable[[Path], Engine]) -> Engine:
-    """Make an engine beside its place and rename it, so that nobody finds half of one."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            "there is something already", where=str(out), mend="remove it, or name another --out"
-        )
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
-    with explained(out):
-        beside.mkdir(parents=True)
-        try:
-            make(beside)
-            if out.exists():
-                out.rmdir()
-            beside.rename(out)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    return Engine.load(out)
 
 
 def _inputs(engine: Engine, path: Path | None) -> list[Mapping[str, NDArray[Any]]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import GateKind
-from pipeline.products import BuildTarget, Variant, onnx_stage, quantized, variants_of
+from pipeline.products import QUANTIZED, BuildTarget, Variant, mixed, onnx_stage, quantized, variants_of
 from pipeline.stage import Ref, Stage
 from pipeline.wiring.request import ONNX_TOOLS, Request
 
@@ -15,6 +16,7 @@ ENGINE_GATES: dict[str, GateKind] = {
     "fp16": "engine-half",
     "bf16": "engine-half",
     "int8": "engine-int8",
+    "mixed": "engine-int8",
 }
 
 
@@ -52,11 +54,13 @@ def simplify_stages(request: Request, network: str) -> Iterator[Stage]:
 
 def observe_stages(request: Request) -> Iterator[Stage]:
     """Ranges of every network that some target wants in INT8, seen once for all conventions."""
+    if request.settings.quantize.effort == "thorough":
+        return
     wanted = {
         variant.network
         for target in request.targets
         for variant in variants_of(request.settings, target)
-        if variant.precision == "int8"
+        if variant.precision in QUANTIZED
     }
     for network in sorted(wanted):
         yield Stage(
@@ -72,32 +76,94 @@ def observe_stages(request: Request) -> Iterator[Stage]:
 def target_stages(request: Request, target: BuildTarget) -> Iterator[Stage]:
     """Every variant for one target: quantized where asked for, compiled, timed, evaluated."""
     variants = variants_of(request.settings, target)
+    for variant in {each.network: each for each in variants if each.precision in QUANTIZED}.values():
+        yield from _quantize(request, target, variant.network, variant.ships)
     for variant in variants:
-        if variant.precision == "int8":
-            yield from _quantize(request, target, variant)
+        if variant.precision == "mixed":
+            yield from _mix(request, target, variant)
         yield from _engine(request, target, variant)
     yield _measure(request, target, variants)
     for variant in variants:
         yield _evaluate(request, target, variant)
 
 
-def _quantize(request: Request, target: BuildTarget, variant: Variant) -> Iterator[Stage]:
+def _quantize(request: Request, target: BuildTarget, network: str, ships: bool) -> Iterator[Stage]:
+    simple = Ref(f"simplify {network}", "model.onnx")
+    stage = _quantize_stage(request, target, network, simple)
+    yield stage
+    if ships:
+        yield _quantize_gate(request, stage.name, stage.name, simple)
+
+
+def _quantize_gate(request: Request, name: str, quantized: str, simple: Ref) -> Stage:
+    """Compare the stage `name`'s model with the float one.
+
+    Args:
+        request: the build.
+        name: stage whose model is compared.
+        quantized: the stage that wrote the INT8 model it is or was made from.
+        simple: the float model.
+    """
+    sides = {"reference": simple, "candidate": Ref(name, "model.onnx")}
+    if request.settings.quantize.effort == "thorough":
+        # What its tensors are to be compared with; its outputs still are with the original's.
+        sides["twin"] = Ref(quantized, "float.onnx")
+    return request.gate("quantize", name, inputs=sides)
+
+
+def _quantize_stage(request: Request, target: BuildTarget, network: str, simple: Ref) -> Stage:
     section = request.settings.quantize
-    simple = Ref(f"simplify {variant.network}", "model.onnx")
-    name = quantized(target, variant.network)
     assert target.capability.quantization is not None
-    yield Stage(
+    settings = {"convention": target.capability.quantization.model_dump(), "ignore": section.ignore}
+    name = quantized(target, network)
+    if section.effort == "thorough":
+        return Stage(
+            name,
+            "pipeline.stages.quantize:write_best",
+            inputs={"model": simple} | request.data("calibrate", "preprocess"),
+            settings=settings | {"samples": section.samples},
+            tools=ONNX_TOOLS,
+        )
+    return Stage(
         name,
         "pipeline.stages.quantize:write_qdq",
-        inputs={"model": simple, "observations": Ref(f"observe {variant.network}", "observations.npz")},
-        settings=section.model_dump(exclude={"samples"})
-        | {"convention": target.capability.quantization.model_dump()},
+        inputs={"model": simple, "observations": Ref(f"observe {network}", "observations.npz")},
+        settings=settings | {"method": section.method, "percentile": section.percentile},
         tools=ONNX_TOOLS,
     )
-    if variant.ships:
-        yield request.gate(
-            "quantize", name, inputs={"reference": simple, "candidate": Ref(name, "model.onnx")}
-        )
+
+
+def _mix(request: Request, target: BuildTarget, variant: Variant) -> Iterator[Stage]:
+    section = request.settings.quantize
+    assert section.mixed is not None and target.capability.quantization is not None
+    simple = Ref(f"simplify {variant.network}", "model.onnx")
+    base = quantized(target, variant.network)
+    kind, limit = section.mixed.budget
+    tools: dict[str, Any] = {"tools": ONNX_TOOLS}
+    # Only a budget of time depends on the device.
+    if kind == "latency_ms":
+        tools = request.runtime(target) | {"tools": (*ONNX_TOOLS, target.toolchain)}
+    yield Stage(
+        mixed(target, variant.network),
+        "pipeline.stages.mix:mix",
+        inputs={
+            "model": Ref(base, "float.onnx") if section.effort == "thorough" else simple,
+            "int8": Ref(base, "model.onnx"),
+        }
+        | request.data("calibrate", "preprocess"),
+        settings={
+            "convention": target.capability.quantization.model_dump(),
+            "budget": {"kind": kind, "limit": limit},
+            "samples": section.samples,
+            "ignore": section.ignore,
+            "toolchain": target.toolchain,
+            "device": target.device.name,
+            "threads": target.section.threads,
+            "raw": target.section.raw,
+        },
+        **tools,
+    )
+    yield _quantize_gate(request, mixed(target, variant.network), base, simple)
 
 
 def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator[Stage]:
@@ -112,7 +178,7 @@ def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator
             "toolchain": target.toolchain,
             "device": target.device.name,
             "capability": target.capability.model_dump(mode="json"),
-            "precision": variant.precision,
+            "precision": variant.runs_as,
             "threads": target.section.threads,
             "raw": target.section.raw,
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.config import StudentSection
@@ -18,7 +18,7 @@ KEEP_BUFFERS = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
     "glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=1000000000"
 }
-BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8}
+BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "mixed": 8}
 TEACHER = {"teacher": Ref("teacher", "weights.safetensors"), "task": Ref("task", "task.json")}
 
 
@@ -38,24 +38,39 @@ def network_stages(request: Request) -> Iterator[Stage]:
         yield _student(request, section, name)
 
 
-def export_stages(request: Request, network: str) -> Iterator[Stage]:
-    """A network's ONNX file, and the gate behind it."""
+def export_stages(
+    request: Request, network: str, structure: Mapping[str, Ref] | None = None
+) -> Iterator[Stage]:
+    """A network's ONNX file, and the gate behind it.
+
+    Args:
+        request: the build it belongs to.
+        network: the stage its weights come from.
+        structure: its plan and task where they are not the build's.
+    """
     name = f"export {network}"
+    inputs = torch_inputs(network) | dict(structure or {})
     yield request.torch_stage(
         name,
         "pipeline.stages.networks:export_network",
-        inputs=torch_inputs(network),
+        inputs=inputs,
         settings={"network": network} | request.settings.export.model_dump(),
         tools=("onnx", "onnxscript", "torch-pruning"),
     )
     yield request.gate(
         "export",
         name,
-        inputs=torch_inputs(network) | {"candidate": Ref(name, "model.onnx")},
+        inputs=inputs | {"candidate": Ref(name, "model.onnx")},
         settings={"model": request.model(), "network": network},
         tools=(*TORCH_TOOLS, *ONNX_TOOLS),
         modules=modules(request.settings.model.factory),
     )
+
+
+def widths(request: Request, section: StudentSection) -> dict[str, Any]:
+    """The widths groups may have."""
+    suits_all = math.lcm(*(target.capability.channel_alignment for target in request.targets))
+    return {"alignment": section.alignment or suits_all, "minimum": section.minimum_width}
 
 
 def _teacher(request: Request) -> Stage:
@@ -76,7 +91,8 @@ def _teacher(request: Request) -> Stage:
         "pipeline.stages.networks:train_teacher",
         inputs=request.data("train", "select", "preprocess", "facts"),
         settings={
-            "training": section.training.model_dump(exclude={"processes"}),
+            "training": section.training.model_dump(exclude={"processes", "graft"}),
+            "graft": section.training.graft,
             "seed": request.settings.project.seed,
         },
         environment=KEEP_BUFFERS,
@@ -107,7 +123,7 @@ def _costs(request: Request, section: StudentSection) -> Stage:
         "costs",
         "pipeline.stages.costs:measure",
         inputs={"task": TEACHER["task"]} | request.data("facts", "calibrate", "preprocess"),
-        settings=_widths(request, section)
+        settings=widths(request, section)
         | {
             "toolchain": target.toolchain,
             "device": target.device.name,
@@ -130,19 +146,13 @@ def _structure(request: Request, section: StudentSection, name: str, kind: str, 
         f"structure {name}",
         "pipeline.stages.structure:decide",
         inputs=inputs,
-        settings=_widths(request, section)
+        settings=widths(request, section)
         | {
             "budget": {"kind": kind, "limit": limit, "bits": BITS[precision]},
             "allocation": section.allocation,
         },
         tools=("torch-pruning",),
     )
-
-
-def _widths(request: Request, section: StudentSection) -> dict[str, Any]:
-    """The widths groups may have."""
-    suits_all = math.lcm(*(target.capability.channel_alignment for target in request.targets))
-    return {"alignment": section.alignment or suits_all, "minimum": section.minimum_width}
 
 
 def _student(request: Request, section: StudentSection, name: str) -> Stage:
@@ -153,7 +163,8 @@ def _student(request: Request, section: StudentSection, name: str) -> Stage:
         | {"plan": Ref(f"structure {name}", "plan.json")}
         | request.data("train", "select", "preprocess", "facts"),
         settings={
-            "training": section.training.model_dump(exclude={"processes"}),
+            "training": section.training.model_dump(exclude={"processes", "graft"}),
+            "graft": section.training.graft,
             "distillation": {
                 "temperature": section.temperature,
                 "task": section.distillation,

@@ -15,6 +15,7 @@ REPORTED = (
     "facts.json",
     "scores.json",
     "plan.json",
+    "paths.json",
     "task.json",
     "gate.json",
     "timings.json",

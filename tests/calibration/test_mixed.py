@@ -73,6 +73,25 @@ def test_lowered_weights_lie_on_grids_of_their_bits(
     assert divergence(network, tmp_path / "mixed.onnx") < 0.5
 
 
+def test_lowered_biases_keep_the_unit_of_the_accumulator(
+    network: Path, measured: Measured, tmp_path: Path
+) -> None:
+    """Integer kernels add a bias as it is stored, whatever scale its DequantizeLinear names."""
+    lower(measured, int8(network, ASYMMETRIC), measured.plan(4.0), DATA, tmp_path / "mixed.onnx")
+    model = onnx.load(tmp_path / "mixed.onnx")
+    constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    units = {
+        node.output[0]: constants[node.input[1]]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+    }
+    biased = [node for node in model.graph.node if len(node.input) == 3 and node.input[2] in units]
+    assert len(biased) > 3
+    for node in biased:
+        source, weight, bias = (units[name] for name in node.input)
+        np.testing.assert_allclose(bias, source * weight, rtol=1e-6)
+
+
 def test_the_packed_file_has_the_planned_size(network: Path, measured: Measured, tmp_path: Path) -> None:
     plan = measured.plan(4.0)
     lower(measured, int8(network, ASYMMETRIC), plan, DATA, tmp_path / "mixed.onnx")

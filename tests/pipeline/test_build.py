@@ -145,6 +145,36 @@ def test_a_changed_quantizer_runs_what_depends_on_it_and_explain_says_so(project
     assert decisions["report"].action == "wait"
 
 
+def test_thorough_quantization_tries_repairs_and_is_gated_by_the_original(project):
+    session = edit(project, ("samples = 64\n\n#", 'samples = 64\neffort = "thorough"\n\n#'))
+    assert session.build().changed
+    assert not [stage.name for stage in plan(session.request) if stage.name.startswith("observe")]
+    entries = session.run_only("quantize student any-onnxruntime")
+    trials = json.loads((entries["quantize student any-onnxruntime"].out / "trials.json").read_text())
+    assert len(trials) > 2 and {"recipe", "distance"} == set(trials[0])
+    record = load(project / "out" / "report.json")
+    gate = next(gate for gate in record.gates if gate.name == "quantize student any-onnxruntime")
+    assert gate.passed and gate.reference == "float ONNX"
+
+
+def test_mixed_bits_ship_beside_int8_and_smaller(project):
+    target = 'device = "any-onnxruntime"\n'
+    session = edit(
+        project,
+        (target, target + 'precisions = ["fp32", "int8", "mixed"]\n'),
+        ("# So little", "[quantize.mixed]\nbits = 5.0\n\n# So little"),
+    )
+    session.build()
+    record = load(project / "out" / "report.json")
+    target = next(target for target in record.targets if target.name == "any-onnxruntime")
+    assert target.products == ["student int8", "student mixed"]
+    models = project / "out" / "models"
+    packed = (models / "student-mixed-any-onnxruntime.packed").stat().st_size
+    assert packed < (models / "student-int8-any-onnxruntime.onnx").stat().st_size
+    assert json.loads((models / "student-mixed-any-onnxruntime.bits.json").read_text())["average_bits"] <= 5.0
+    assert any(gate.name == "mix student any-onnxruntime" for gate in record.gates)
+
+
 def test_a_failing_gate_stops_the_build_and_leaves_a_reproduction(project):
     session = edit(project, ("[gates.limits.quantize]\n", "[gates.limits.quantize]\nrelative_l2 = 1e-6\n"))
     before = (project / "out" / "report.html").read_bytes()

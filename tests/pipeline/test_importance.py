@@ -109,7 +109,9 @@ def test_information_about_logits_is_that_of_softmax() -> None:
     with torch.no_grad():
         gradient = network(images).softmax(1) - nn.functional.one_hot(labels, 3)
     expected = (gradient.T @ gradient / len(gradient)).double()
-    torch.testing.assert_close(fisher_information(given)["e"], expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        fisher_information(given, lambda *_: None)["e"], expected, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_a_channel_that_feeds_outputs_nobody_reads_goes_first() -> None:
@@ -128,15 +130,24 @@ def test_a_channel_that_feeds_outputs_nobody_reads_goes_first() -> None:
 def test_what_can_be_lost_is_counted_an_image(weighted: bool) -> None:
     network = build("chain")
     given = evidence(network)
-    weights = fisher_information(given) if weighted else None
-    (system,) = reconstructions(given, weights)["d"]
+    (system,) = (decisive_reconstructions if weighted else reconstructions)(given)["d"]
     with torch.no_grad():
         logits = torch.cat([network(images) for images, _ in given.batches]).double()
     centred = logits - logits.mean(0)
-    weight = weights["e"] if weights else torch.eye(3, dtype=torch.float64)
+    weight = torch.eye(3, dtype=torch.float64)
+    if weighted:
+        weight = fisher_information(given, lambda *_: None)["e"]
     total = float(torch.einsum("ni,ij,nj->", centred, weight, centred)) / len(centred)
     # Logits are linear in what is read here: the ridge alone keeps them from being explained whole.
     assert information(system.xx, system.xy, ridge(system.xx)) == pytest.approx(total, rel=0.05)
+
+
+def test_every_image_goes_through_the_network_once() -> None:
+    network, seen = build("chain"), []
+    given = replace(evidence(network), batches=batches(8))
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    decisive_reconstructions(given)
+    torch.testing.assert_close(torch.cat(seen), torch.cat([images for images, _ in given.batches]))
 
 
 def test_statistics_do_not_depend_on_what_layers_change_in_place() -> None:

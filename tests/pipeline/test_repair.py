@@ -13,7 +13,7 @@ from pipeline.compress.allocation import plan_uniform
 from pipeline.compress.cost import count_macs
 from pipeline.compress.groups import find_groups
 from pipeline.compress.importance import by_score, l1_importance
-from pipeline.compress.patches import outputs, patch_columns, patches, positions
+from pipeline.compress.patches import Places, outputs, patch_columns, patches
 from pipeline.compress.repair import reestimate_batchnorm, repair
 from pipeline.compress.structure import Plan, apply
 from pipeline.compress.survivors import survivors
@@ -42,7 +42,7 @@ def half(network: nn.Module) -> Plan:
     st.integers(1, 4),
     st.integers(1, 2),
     st.sampled_from([0, 1, (2, 1), "same", "valid"]),
-    st.sampled_from(["zeros", "reflect"]),
+    st.sampled_from(["zeros", "reflect", "circular"]),
     st.booleans(),
 )
 def test_patches_times_filters_are_the_convolution(
@@ -52,17 +52,34 @@ def test_patches_times_filters_are_the_convolution(
     layer = nn.Conv2d(3, 4, (kernel, 2), stride, padding, dilation, bias=bias, padding_mode=mode)
     x = torch.randn(2, 3, 9, 8)
     y = layer(x)
-    where = positions(layer, y, 5, torch.Generator().manual_seed(0))
-    product = patches(layer, x, where) @ layer.weight.flatten(1).T + (layer.bias if bias else 0.0)
-    torch.testing.assert_close(product, outputs(layer, y, where), rtol=1e-4, atol=1e-5)
+    places = Places.draw(layer, y, 9, torch.Generator().manual_seed(0))
+    product = patches(layer, x, places) @ layer.weight.flatten(1).T + (layer.bias if bias else 0.0)
+    torch.testing.assert_close(product, outputs(layer, y, places), rtol=1e-4, atol=1e-5)
 
 
 def test_patches_of_a_linear_layer_on_tokens() -> None:
     layer = nn.Linear(4, 6)
     x = torch.randn(2, 5, 4)
-    where = positions(layer, layer(x), 3, torch.Generator())
-    product = patches(layer, x, where) @ layer.weight.T + layer.bias
-    torch.testing.assert_close(product, outputs(layer, layer(x), where))
+    places = Places.draw(layer, layer(x), 6, torch.Generator())
+    product = patches(layer, x, places) @ layer.weight.T + layer.bias
+    torch.testing.assert_close(product, outputs(layer, layer(x), places))
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 40))
+def test_places_are_spread_evenly_and_none_is_drawn_twice(images: int, side: int, rows: int) -> None:
+    y = torch.zeros(images, 2, side, side)
+    drawn = Places.draw(nn.Conv2d(1, 2, 1), y, rows, torch.Generator().manual_seed(0))
+    pairs = list(zip(drawn.image.tolist(), drawn.position.tolist(), strict=True))
+    assert len(set(pairs)) == len(pairs) == min(rows, images * side * side)
+    assert all(place < side * side for _, place in pairs)
+    of_each = [drawn.image.tolist().count(image) for image in range(images)]
+    assert max(of_each) - min(of_each) <= 1
+
+
+def test_places_of_all_outputs_are_all_of_them() -> None:
+    layer, y = nn.Conv2d(1, 2, 1), torch.arange(2 * 2 * 3 * 3).view(2, 2, 3, 3)
+    every = Places.draw(layer, y, 100, torch.Generator())
+    assert sorted(outputs(layer, y, every).tolist()) == sorted(outputs(layer, y).tolist())
 
 
 def test_patch_columns_are_the_channels_own() -> None:

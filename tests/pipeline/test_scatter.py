@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.compress.groups import find_groups
 from pipeline.compress.readers import find_readers
-from pipeline.compress.scatter import Scatter, blocks, collect, one_hot, pooled
+from pipeline.compress.scatter import WIDE, Scatter, blocks, collect, gram, one_hot, pooled
 
 seeds = st.integers(0, 2**31)
 
@@ -52,6 +52,12 @@ def test_one_pass_is_the_textbook_formula(seed: int, count: int) -> None:
     centred = x - x.mean(0)
     torch.testing.assert_close(found.xx, centred.T @ centred)
     torch.testing.assert_close(found.xy, centred.T @ (y - y.mean(0)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("columns", [1, 2 * WIDE, 2 * WIDE + 1, 4 * WIDE + 3])
+def test_half_of_a_gram_matrix_is_enough(columns: int) -> None:
+    x = torch.randn(7, columns, dtype=torch.float64)
+    torch.testing.assert_close(gram(x), x.T @ x)
 
 
 def test_class_statistics() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Callable, Iterable, Iterator, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from targets.errors import ModelError
-from targets.toolchain import TensorSpec
 
-Tensors = Mapping[str, NDArray[np.generic]]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from targets.toolchain import TensorSpec
+
+Tensors = Mapping[str, "NDArray[np.generic]"]
 Infer = Callable[[Tensors], Tensors]
-
 
 CHUNK = 32  # samples at once where the batch is dynamic
 

@@ -1,0 +1,291 @@
+"""Filter grafting with distillation: several networks of one structure that lend each other their weights.
+
+Meng, Cheng et al., "Filter Grafting for Deep Neural Networks: Reason, Method, and Cultivation", 2020. K
+networks stand in a ring. Each has its own order of the data and its own learning rate,
+
+    lr_i = lr · (1 + cos(π·(K − i)/K)) / 2,   i = 1 … K
+
+and after every epoch each layer is mixed with the same layer of the network before it in the ring,
+
+    W ← α·W + (1 − α)·W_before,   α = A/π · arctan(c · (H(W) − H(W_before))) + 1/2,   A = 0.4,  c = 500
+
+H is the entropy of a layer's weights in ten equally wide bins. The paper leaves out the π, with which alone
+α stays within (0, 1). What follows a convolution up to the next one (its normalisation, the classifier) is
+mixed by that convolution's α. At every step a network also learns the softened outputs (τ = 2) of the one
+before it, here as that one was before the last graft, so that networks need each other once an epoch alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline import parallel
+from pipeline.compress.distill import divergence
+from pipeline.compress.repair import reestimate_batchnorm
+from pipeline.fit import EpochResult, Examples, FitSettings, Loss, Trainer, fit
+from pipeline.hardware import Hardware, best_hardware
+from pipeline.stage import Progress
+
+STRENGTH, SHARPNESS = 0.4, 500.0
+BINS = 10
+TEMPERATURE = 2.0
+# Images that statistics of batch normalisation are measured on after the last graft.
+REESTIMATED = 1024
+
+Weights = Mapping[str, Tensor]
+# A network → what it is trained by, for as long as the context lasts.
+MakeLoss = Callable[[nn.Module], AbstractContextManager[Loss]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network came to its weights.
+
+    Args:
+        results: what every epoch reached.
+        select_top1: accuracy of the weights it has now, on the select split.
+        words: the same in words; "" for a plain training.
+    """
+
+    results: list[EpochResult]
+    select_top1: float
+    words: str = ""
+
+
+def entropy(weights: Tensor) -> float:
+    """Entropy in nats of a layer's weights, counted in ten equally wide bins from least to greatest."""
+    counts = torch.histc(weights.detach().float().flatten(), BINS)
+    shares = counts[counts > 0] / weights.numel()
+    return float(-(shares * shares.log()).sum())
+
+
+def own_share(own: float, other: float, strength: float = STRENGTH, sharpness: float = SHARPNESS) -> float:
+    """α: what a layer keeps of its weights, by its entropy and the other's; α(a, b) + α(b, a) = 1."""
+    return strength / math.pi * math.atan(sharpness * (own - other)) + 0.5
+
+
+def own_shares(own: Weights, other: Weights, strength: float = STRENGTH) -> dict[str, float]:
+    """α of every parameter and buffer: that of the last convolution before it; a half before the first.
+
+    Args:
+        own: a network's state, in the order of its layers.
+        other: of a network of the same structure.
+        strength: A; zero is plain averaging.
+    """
+    shares, current = {}, 0.5
+    for name, weights in own.items():
+        if weights.ndim == 4:
+            current = own_share(entropy(weights), entropy(other[name]), strength)
+        shares[name] = current
+    return shares
+
+
+def mixed(own: Weights, other: Weights, shares: Mapping[str, float]) -> dict[str, Tensor]:
+    """α·own + (1 − α)·other; what is counted in whole numbers stays its own."""
+    return {
+        name: other[name].lerp(weights, shares[name]) if weights.is_floating_point() else weights.clone()
+        for name, weights in own.items()
+    }
+
+
+def diverse_rate(rate: float, number: int, networks: int) -> float:
+    """Peak learning rate of the network with this number, 1 … K; the last one's is `rate` itself."""
+    return rate * (1.0 + math.cos(math.pi * (networks - number) / networks)) / 2.0
+
+
+def equal_epochs(networks: int, epochs: int) -> int:
+    """Epochs of one network that take at least as long: the other's outputs cost a third of a step more."""
+    return math.ceil(networks * (epochs + (epochs - 1) / 3))
+
+
+class Cultivation(nn.Module):
+    """A loss, plus the softened outputs of the network before in the ring once there has been a graft.
+
+    Args:
+        base: of the network alone.
+        before: a copy of the network before it; evaluated, never trained.
+    """
+
+    def __init__(self, base: Loss, before: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.before = before.eval().requires_grad_(False)
+        self.taught = False
+
+    def learn_from(self, weights: Weights) -> None:
+        """Take the other's weights of now."""
+        self.before.load_state_dict(weights)
+        self.taught = True
+
+    def forward(self, images: Tensor, logits: Tensor, labels: Tensor, done: float) -> Tensor:
+        """Loss of one batch, as of `pipeline.fit`."""
+        value = self.base(images, logits, labels, done)
+        if not self.taught:
+            return value
+        with torch.no_grad():
+            told = self.before.eval()(images).float()
+        return value + TEMPERATURE**2 * divergence(told, logits, TEMPERATURE)
+
+
+def fit_grafted(
+    network: nn.Module,
+    networks: int,
+    make_loss: MakeLoss,
+    train: Examples,
+    select: Examples,
+    settings: FitSettings,
+    seed: int,
+    progress: Progress,
+    hardware: Hardware | None = None,
+) -> Training:
+    """Train copies of a network in a ring; afterwards it holds the best weights any of them had.
+
+    The best by the select split of all averaged weights: of every network after every epoch, and of what the
+    last graft makes of them with batch normalisation measured anew.
+
+    Args:
+        network: as of `fit`.
+        networks: K, at least 2.
+        make_loss: what each copy is trained by.
+        train: images they learn from, each in its own order.
+        select: images that choose.
+        settings: the recipe; its learning rate is that of the last network.
+        seed: of the first network's data; the others' follow.
+        progress: told after every step.
+        hardware: by default the best there is.
+    """
+    hardware = hardware or best_hardware()
+    hardware.be_reproducible(seed + parallel.rank())
+    best = _Best(network)
+    with ExitStack() as stack:
+        ring = [
+            _member(
+                stack.enter_context(make_loss(mine)),
+                mine,
+                replace(settings, learning_rate=diverse_rate(settings.learning_rate, number, networks)),
+                train,
+                hardware,
+            )
+            for number, mine in enumerate((copy.deepcopy(network) for _ in range(networks)), 1)
+        ]
+        generators = [np.random.default_rng([seed, place]) for place in range(networks)]
+        for epoch in range(settings.epochs):
+            for place, (member, rng) in enumerate(zip(ring, generators, strict=True)):
+                value = member.trainer.epoch(train, rng, epoch, _named(progress, place, networks))
+                best.after_epoch(place, member.trainer.average, EpochResult(value, member.top1(select)))
+            _graft(ring)
+        for place, member in enumerate(ring):
+            _measure_norms(member.trainer.average, train)
+            best.look(place, member.trainer.average, member.top1(select))
+    network.load_state_dict(best.weights)
+    network.to("cpu").eval()
+    return Training(best.histories[best.place], best.select_top1)
+
+
+def fit_or_graft(
+    network: nn.Module,
+    networks: int,
+    make_loss: MakeLoss,
+    train: Examples,
+    select: Examples,
+    settings: FitSettings,
+    seed: int,
+    progress: Progress,
+) -> Training:
+    """Train a network, grafted or alone for as long as grafting takes: whichever the select split prefers.
+
+    Args:
+        networks: of the ring; 1 trains plainly.
+        others: as of `fit_grafted`.
+    """
+    if networks == 1:
+        with make_loss(network) as loss:
+            results = fit(network, loss, train, select, settings, seed, progress)
+        return Training(results, max((one.select_top1 for one in results), default=0.0))
+    alone = copy.deepcopy(network)
+    longer = replace(settings, epochs=equal_epochs(networks, settings.epochs))
+    control = fit_or_graft(alone, 1, make_loss, train, select, longer, seed, progress)
+    grafted = fit_grafted(network, networks, make_loss, train, select, settings, seed, progress)
+    reached = (
+        f"{networks} grafted networks reached {grafted.select_top1:.2%} of the select split, "
+        f"one trained as long ({longer.epochs} epochs) {control.select_top1:.2%}"
+    )
+    if grafted.select_top1 > control.select_top1:
+        return replace(grafted, words=f"{reached}: the grafted is kept")
+    network.load_state_dict(alone.state_dict())
+    network.eval()
+    return replace(control, words=f"{reached}: the single one is kept")
+
+
+class _Best:
+    """The best weights seen, and how every network of a ring got on."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.weights: Weights = network.state_dict()
+        self.select_top1, self.place = -1.0, 0
+        self.histories: defaultdict[int, list[EpochResult]] = defaultdict(list)
+
+    def after_epoch(self, place: int, network: nn.Module, result: EpochResult) -> None:
+        """Note what a network's epoch reached, and look at its weights."""
+        self.histories[place].append(result)
+        self.look(place, network, result.select_top1)
+
+    def look(self, place: int, network: nn.Module, select_top1: float) -> None:
+        """Take these weights if none were better."""
+        if select_top1 >= self.select_top1:
+            self.select_top1, self.place = select_top1, place
+            self.weights = copy.deepcopy(network.state_dict())
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A network of the ring in training, and what it learns from the one before."""
+
+    trainer: Trainer
+    cultivation: Cultivation
+
+    def top1(self, select: Examples) -> float:
+        return self.trainer.select_top1(select)
+
+
+def _member(
+    base: Loss, network: nn.Module, settings: FitSettings, train: Examples, hardware: Hardware
+) -> _Member:
+    cultivation = Cultivation(base, copy.deepcopy(network))
+    steps = train.steps(settings) * settings.epochs
+    return _Member(Trainer(network, cultivation, settings, steps, hardware), cultivation)
+
+
+@torch.no_grad()
+def _graft(ring: Sequence[_Member]) -> None:
+    """Mix every network with the one before it, as they all were before; averages by the same shares."""
+    states = [copy.deepcopy(member.trainer.whole.network.state_dict()) for member in ring]
+    averages = [copy.deepcopy(member.trainer.average.state_dict()) for member in ring]
+    for place, member in enumerate(ring):
+        shares = own_shares(states[place], states[place - 1])
+        mine = mixed(states[place], states[place - 1], shares)
+        member.trainer.whole.network.load_state_dict(mine)
+        member.trainer.average.load_state_dict(mixed(averages[place], averages[place - 1], shares))
+        member.cultivation.learn_from(averages[place - 1])
+
+
+def _measure_norms(network: nn.Module, train: Examples) -> None:
+    """Statistics of batch normalisation on some training images, spread evenly."""
+    count = min(REESTIMATED, len(train.labels))
+    chosen = np.linspace(0, len(train.labels) - 1, count).round().astype(np.int64)
+    device = next(network.parameters()).device
+    parts = map(train.tensors, np.array_split(chosen, -(-count // 128)))
+    reestimate_batchnorm(network, [(images.to(device), labels) for images, labels in parts])
+
+
+def _named(progress: Progress, place: int, networks: int) -> Progress:
+    return lambda what, done, steps: progress(f"network {place + 1} of {networks}, {what}", done, steps)

@@ -1,0 +1,58 @@
+"""mix: fewer bits for the channels that need fewer, inside a target's INT8 form."""
+
+from __future__ import annotations
+
+import json
+
+from calibration.budgets import AverageBits, Budget, LargestDrop, Latency, PackedSize
+from calibration.mix import Base, quantize_mixed
+from pipeline.onnxmodel.file import describe, read_model
+from pipeline.stage import Context
+from pipeline.stages.quantize import calibration_batches
+from pipeline.timer import engine_timer
+from targets.capability import QuantizationConvention
+from targets.toolchain import EngineOptions, load_toolchain
+
+
+def mix(context: Context) -> None:
+    """Plan the bits of every channel for a budget, and lower the plan.
+
+    Artefacts: model.onnx, model.packed, bits.json, mixed.json (what was tried and came out), facts.json.
+    """
+    settings = context.settings
+    options = EngineOptions("int8", settings["threads"], settings["raw"])
+    found = quantize_mixed(
+        context.inputs["model"],
+        calibration_batches(context),
+        QuantizationConvention(**settings["convention"]),
+        budget_for(
+            **settings["budget"], toolchain=settings["toolchain"], device=settings["device"], options=options
+        ),
+        context.out,
+        base=Base(context.inputs["model"], context.inputs["int8"]),
+        ignore=settings["ignore"],
+        progress=context.progress,
+    )
+    facts = {
+        "weight_bytes": describe(read_model(found.model)).weight_bytes,
+        "onnx_size_bytes": found.model.stat().st_size,
+    }
+    for name, document in (("mixed", found.document()), ("facts", facts)):
+        (context.out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def budget_for(kind: str, limit: float, toolchain: str, device: str, options: EngineOptions) -> Budget:
+    """Return a budget as `quantize_mixed` takes it.
+
+    Args:
+        kind: a key of [quantize.mixed].
+        limit: its value.
+        toolchain: times layers where the budget is one of milliseconds; not looked at otherwise.
+        device: name of the device file, for the same.
+        options: for the same.
+    """
+    if kind == "latency_ms":
+        return Latency(limit, engine_timer(load_toolchain(toolchain), device, options))
+    if kind == "size_bytes":
+        return PackedSize(int(limit))
+    return AverageBits(limit) if kind == "bits" else LargestDrop(limit)

@@ -1,0 +1,50 @@
+"""Kinds of values that options of the verbs take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+class Numbers(click.ParamType[Any]):
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return them as a tuple of floats."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a number, or numbers with commas between them", param, ctx)
+
+
+class Measure(click.ParamType[Any]):
+    """A number, with or without a unit.
+
+    Args:
+        default: the unit without one.
+        units: unit → how much of what the verb is given it stands for.
+    """
+
+    name = "number"
+
+    def __init__(self, default: str, units: dict[str, float]) -> None:
+        self.default, self.units = default, units
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number in the verb's own unit."""
+        number = value.rstrip("".join(self.units)).strip()
+        unit = value[len(number) :].strip() or self.default
+        try:
+            return float(number) * self.units[unit]
+        except (KeyError, ValueError):
+            self.fail(f"{value!r} is not a number with one of the units {', '.join(self.units)}", param, ctx)
+
+
+NUMBERS = Numbers()
+SIZE = Measure("MB", {"B": 1, "kB": 1e3, "MB": 1e6})
+TIME = Measure("ms", {"us": 1e-3, "ms": 1, "s": 1e3})
