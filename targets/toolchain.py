@@ -27,6 +27,7 @@ ENGINE_FILE = "engine.json"
 
 # name in device files and build.toml → "module:class"; a new toolchain adds one line here.
 TOOLCHAINS: dict[str, str] = {
+    "myriad": "targets.myriad:Myriad",
     "onnxruntime": "targets.onnxruntime:OnnxRuntime",
     "openvino": "targets.openvino:OpenVino",
     "tensorrt": "targets.tensorrt:TensorRt",

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 # One line a toolchain: everything else of it is found in TOOLCHAINS and in the device files.
 IMPOSSIBLE_RAW_OPTIONS = {
+    "myriad": {"MYRIAD_NUMBER_OF_SHAVES": "many"},
     "onnxruntime": {"session.intra_op_thread_affinities": "nonsense"},
     "openvino": {"INFERENCE_NUM_THREADS": "many"},
     "tensorrt": {"workspace_mib": "plenty"},
@@ -243,7 +244,7 @@ def test_a_missing_model_is_refused(toolchain: Toolchain, tmp_path: Path) -> Non
 
 def test_an_unknown_operator_is_refused_by_name(toolchain: Toolchain, tmp_path: Path) -> None:
     path = tmp_path / "custom.onnx"
-    onnx.save(custom_operator(), path)
+    onnx.save(at_opset(custom_operator(), device_of(toolchain)[1].opset_max), path)
     assert "Frobnicate" in assert_refused(toolchain, path, tmp_path)
 
 
