@@ -28,6 +28,7 @@ ENGINE_FILE = "engine.json"
 # name in device files and build.toml → "module:class"; a new toolchain adds one line here.
 TOOLCHAINS: dict[str, str] = {
     "myriad": "targets.myriad:Myriad",
+    "npu": "targets.npu:Npu",
     "onnxruntime": "targets.onnxruntime:OnnxRuntime",
     "openvino": "targets.openvino:OpenVino",
     "tensorrt": "targets.tensorrt:TensorRt",

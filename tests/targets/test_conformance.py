@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 # One line a toolchain: everything else of it is found in TOOLCHAINS and in the device files.
 IMPOSSIBLE_RAW_OPTIONS = {
     "myriad": {"MYRIAD_NUMBER_OF_SHAVES": "many"},
+    "npu": {"NPU_PLATFORM": "newest"},
     "onnxruntime": {"session.intra_op_thread_affinities": "nonsense"},
     "openvino": {"INFERENCE_NUM_THREADS": "many"},
     "tensorrt": {"workspace_mib": "plenty"},
@@ -34,7 +35,13 @@ IMPOSSIBLE_RAW_OPTIONS = {
 HALF_ATOL = 2e-2
 
 
-@pytest.fixture(params=sorted(TOOLCHAINS))
+# Toolchains that take seconds for every model: `make test-slow`.
+SLOW = ("myriad", "npu")
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(TOOLCHAINS)]
+)
 def toolchain(request: pytest.FixtureRequest) -> Toolchain:
     """A toolchain that compiles here."""
     found = load_toolchain(request.param)
