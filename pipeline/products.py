@@ -34,6 +34,13 @@ class BuildTarget:
     capability: Capability
     toolchain: str
 
+    @property
+    def place(self) -> dict[str, str] | None:
+        """The device's address, as `pipeline.places` takes it; None for this machine."""
+        if self.section.host is None:
+            return None
+        return {"url": self.section.host, "python": self.section.python}
+
 
 @dataclass(frozen=True)
 class Variant:

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch_pruning
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from pipeline.compress.groups import dependency_graph, width
+from pipeline.compress.tracing import dependency_graph, remove, width
 
 PLAN_SCHEMA = "edgewright.plan/1"
 
@@ -63,16 +62,6 @@ def apply(network: nn.Module, plan: Plan, input_shape: Sequence[int]) -> nn.Modu
     return cut(network, plan.keep, input_shape)
 
 
-def _cut(network: nn.Module, keep: Mapping[str, list[int]], input_shape: Sequence[int]) -> nn.Module:
-    graph = dependency_graph(network, input_shape)
-    for leader, channels in keep.items():
-        layer = network.get_submodule(leader)
-        gone = sorted(set(range(width(layer))) - set(channels))
-        if gone:
-            graph.get_pruning_group(layer, _cutting(layer), gone).prune()
-    return network
-
-
 def cut(network: nn.Module, keep: Mapping[str, list[int]], input_shape: Sequence[int]) -> nn.Module:
     """Cut a network in place to the channels named, leader → channels that stay."""
     graph = dependency_graph(network, input_shape)
@@ -80,10 +69,5 @@ def cut(network: nn.Module, keep: Mapping[str, list[int]], input_shape: Sequence
         layer = network.get_submodule(leader)
         gone = sorted(set(range(width(layer))) - set(channels))
         if gone:
-            graph.get_pruning_group(layer, _cutting(layer), gone).prune()
+            remove(graph, layer, gone)
     return network
-
-
-def _cutting(layer: nn.Module) -> object:
-    linear = isinstance(layer, nn.Linear)
-    return torch_pruning.prune_linear_out_channels if linear else torch_pruning.prune_conv_out_channels

@@ -174,8 +174,8 @@ def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator
         name,
         "pipeline.stages.engines:compile_engine",
         inputs={"model": onnx},
-        settings={
-            "toolchain": target.toolchain,
+        settings=request.toolchain(target)
+        | {
             "device": target.device.name,
             "capability": target.capability.model_dump(mode="json"),
             "precision": variant.runs_as,
@@ -188,7 +188,8 @@ def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator
         ENGINE_GATES[variant.precision],
         name,
         inputs={"reference": onnx, "candidate": Ref(name, "engine")},
-        **runtime | {"tools": (*ONNX_TOOLS, target.toolchain)},
+        settings=request.toolchain(target),
+        **runtime | {"tools": (*ONNX_TOOLS, *runtime["tools"])},
     )
 
 
@@ -202,8 +203,8 @@ def _measure(request: Request, target: BuildTarget, variants: Sequence[Variant])
             for variant in variants
         }
         | request.data("calibrate", "preprocess"),
-        settings={
-            "toolchain": target.toolchain,
+        settings=request.toolchain(target)
+        | {
             "measure": {
                 "warmup_min_s": section.warmup_s,
                 "min_samples": section.samples,
@@ -224,7 +225,7 @@ def _evaluate(request: Request, target: BuildTarget, variant: Variant) -> Stage:
             "task": Ref("task", "task.json"),
         }
         | request.data("test", "preprocess"),
-        settings={"toolchain": target.toolchain},
+        settings=request.toolchain(target),
         **request.runtime(target),
     )
 
