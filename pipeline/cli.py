@@ -279,18 +279,21 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--device", default="this-machine", show_default=True, help="A name from `edgewright targets`.")
 @click.option("--toolchain", default=None, help="Default: the device's first.")
+@click.option("--preflight", is_flag=True, help="For TensorRT: ask NVIDIA's parser and builder as well.")
 @AS_JSON
 @click.pass_context
-def check(ctx: click.Context, model: Path, device: str, toolchain: str | None, as_json: bool) -> None:
+def check(
+    ctx: click.Context, model: Path, device: str, toolchain: str | None, preflight: bool, as_json: bool
+) -> None:
     """List all that keeps an ONNX MODEL from running on a device; exit code 1 if there is something.
 
     Example: edgewright check model.onnx --device jetson-orin-nano
     """
     from pipeline.verbs.devices import check as check_device
 
-    found = check_device(model, device, toolchain)
+    found = check_device(model, device, toolchain, preflight)
     click.echo(json.dumps(found.document(), indent=1) if as_json else found.text())
-    ctx.exit(1 if found.violations else 0)
+    ctx.exit(0 if found.passed else 1)
 
 
 @main.command()
