@@ -381,6 +381,59 @@ def evaluate(engine: Path, build_file: Path, split: str, allow_code: bool, as_js
 
 
 @main.command()
+@click.argument("baseline", type=click.Path(path_type=Path, exists=True))
+@click.argument("build", type=click.Path(path_type=Path, exists=True))
+@click.option("--build-file", type=click.Path(path_type=Path), help="Limits from its [compare].")
+@click.option(
+    "--without",
+    type=click.Choice(["accuracy", "latency", "size"]),
+    multiple=True,
+    help="Leave this out; may be given several times.",
+)
+@click.option("--recorded", is_flag=True, help="Compare the records' samples; time nothing.")
+@click.option("--inputs", type=click.Path(path_type=Path), help=".npz to time with; random without it.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Write a summary for pull requests here.")
+@ALLOW_CODE
+@AS_JSON
+@click.pass_context
+def compare(
+    ctx: click.Context,
+    baseline: Path,
+    build: Path,
+    build_file: Path | None,
+    without: tuple[Any, ...],
+    recorded: bool,
+    inputs: Path | None,
+    junit: Path | None,
+    markdown: Path | None,
+    allow_code: bool,
+    as_json: bool,
+) -> None:
+    """Hold BUILD against BASELINE: output folders or report.json files. Exit code 1 past the limits.
+
+    Example: edgewright compare baseline/report.json out --junit junit.xml
+    """
+    from pipeline.verbs import compare as verb
+
+    found = verb.compare_builds(
+        baseline,
+        build,
+        build_file=build_file,
+        allow_code=allow_code,
+        without=without,
+        recorded=recorded,
+        inputs=inputs,
+    )
+    if junit:
+        verb.write_text(junit, verb.comparison_junit(found))
+    if markdown:
+        verb.write_text(markdown, verb.comparison_markdown(found))
+    click.echo(json.dumps(found.document(), indent=1) if as_json else verb.comparison_text(found))
+    ctx.exit(0 if found.passed else 1)
+
+
+@main.command()
 @click.argument("record", type=click.Path(path_type=Path), default="out/report.json")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; default: where the record lies.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of report.json instead.")

@@ -13,13 +13,14 @@ from pipeline.config import Settings, load_settings
 from pipeline.places import toolchain_at
 from pipeline.products import BuildTarget, published, resolve_targets, timed_target, variants_of
 from pipeline.publish import publish
+from pipeline.report import load
 from pipeline.run import Decision, Listener, Run
 from pipeline.stage import Stage, tool_versions
 from pipeline.store import Entry, Store, explained
 from pipeline.wiring.report import report_stage
 from pipeline.wiring.request import Request
 from targets.checks import check_request, refused
-from targets.errors import ConfigError, ToolchainMissing
+from targets.errors import ConfigError, GateFailed, ToolchainMissing
 
 # Import name → the extra that brings it; what a build needs is checked before any work starts.
 TORCH_PACKAGES = {"torch": "torch", "safetensors": "torch", "torch_pruning": "torch"}
@@ -85,6 +86,7 @@ class Session:
         last = report_stage(self.request, self.runner.entries)
         self.runner.run([last])
         changed = publish(self.output, published(self.settings, self.targets), self.runner.entries)
+        self._demand()
         return BuildResult(len(stages) + 1, self.runner.ran, self.output, changed)
 
     def run_only(self, *names: str, beside: Iterable[Stage] = ()) -> dict[str, Entry]:
@@ -142,6 +144,21 @@ class Session:
                 mend="give the student a budget of macs, parameters or bytes",
             )
 
+    def _demand(self) -> None:
+        """Stop where the build file demands what measurements do not show; everything is handed over before.
+
+        Raises:
+            GateFailed: something demanded is not met.
+        """
+        path = self.output / "report.json"
+        unmet = [each for each in load(path).requirements if each.demanded and not each.passed]
+        if unmet:
+            raise GateFailed(
+                " ".join(f"{each.target}: {each.words}" for each in unmet),
+                where=str(path.with_suffix(".html")),
+                mend='ask for less in [pays], or set pays.otherwise = "float" to ship the float engine',
+            )
+
     def _prepare(self) -> None:
         self.runner.store.prepare()
         with explained(self.runner.folder):
@@ -188,7 +205,8 @@ def _check_device(settings: Settings, target: BuildTarget, runtime_version: str 
     violations = check_request(
         target.device,
         target.toolchain,
-        precisions=list(dict.fromkeys(precisions)),
+        # What this very CPU computes in by default needs no promise of the device file.
+        precisions=[each for each in dict.fromkeys(precisions) if each != target.native],
         opset=None if settings.model.onnx else settings.export.opset,
         dynamic_batch=settings.export.dynamic_batch,
         runtime_version=runtime_version,

@@ -55,6 +55,7 @@ top1_agreement = 0.8
 samples = 64
 seconds = 0.2
 warmup_s = 0.05
+throughput_seconds = 0.1
 
 [[targets]]
 device = "any-onnxruntime"

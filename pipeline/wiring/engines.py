@@ -197,11 +197,12 @@ def _measure(request: Request, target: BuildTarget, variants: Sequence[Variant])
     section = request.settings.measure
     return Stage(
         f"measure {target.name}",
-        "pipeline.stages.engines:measure",
+        "pipeline.stages.measure:measure",
         inputs={
             f"engine {variant.name}": Ref(f"compile {target.name} {variant.name}", "engine")
             for variant in variants
         }
+        | {f"model {variant.name}": Ref(onnx_stage(target, variant), "model.onnx") for variant in variants}
         | request.data("calibrate", "preprocess"),
         settings=request.toolchain(target)
         | {
@@ -211,8 +212,16 @@ def _measure(request: Request, target: BuildTarget, variants: Sequence[Variant])
                 "min_s": section.seconds,
                 "max_s": section.most_seconds,
             },
+            "extras": {
+                "memory": section.memory,
+                "throughput_s": section.throughput_seconds,
+                "requests": section.requests,
+                "energy_s": section.energy_seconds,
+                "layers": section.layers,
+            },
+            "stable": section.stable,
         },
-        **request.runtime(target),
+        **request.runtime(target) | {"tools": ("onnx", target.toolchain, "numpy")},
     )
 
 
@@ -225,7 +234,8 @@ def _evaluate(request: Request, target: BuildTarget, variant: Variant) -> Stage:
             "task": Ref("task", "task.json"),
         }
         | request.data("test", "preprocess"),
-        settings=request.toolchain(target),
+        settings=request.toolchain(target)
+        | {"examples": request.settings.report.examples if variant.ships else 0},
         **request.runtime(target),
     )
 

@@ -20,6 +20,7 @@ REPORTED = (
     "gate.json",
     "timings.json",
     "accuracy.json",
+    "bits.json",
     "engine",
 )
 

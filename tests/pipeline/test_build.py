@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -427,3 +428,45 @@ toolchain = "openvino"
         cached.cache_clear()
     decisions = {each.stage: each for each in Session(tmp_path / "build.toml", allow_code=True).explain()}
     assert decisions["data"].action == "run" and decisions["data"].reasons[0].startswith("code: ")
+
+
+def pays(project, otherwise):
+    return edit(project, ("[measure]", f'[pays]\nmargin = 100.0\notherwise = "{otherwise}"\n\n[measure]'))
+
+
+def test_an_engine_that_does_not_pay_gives_way_to_its_float_twin(project):
+    result = pays(project, "float").build()
+    assert result.ran == ["report"]
+    record = load(project / "out" / "report.json")
+    assert {product for target in record.targets for product in target.products} == {"student fp32"}
+    unmet = [each for each in record.requirements if each.kind == "pays"]
+    assert len(unmet) == 2 and not any(each.passed for each in unmet)
+    assert {each.role for each in record.results if each.variant == "student int8"} == {"set aside"}
+
+
+def test_a_build_that_demands_what_does_not_hold_stops_after_handing_everything_over(project):
+    session = pays(project, "stop")
+    for _ in range(2):
+        with pytest.raises(GateFailed, match="does not pay") as caught:
+            session.build()
+        assert caught.value.exit_code == 1
+    record = load(project / "out" / "report.json")
+    assert [each.demanded for each in record.requirements if each.kind == "pays"] == [True, True]
+
+
+def test_timings_that_are_not_stable_stop_a_build_that_demands_it(project):
+    session = edit(project, ("seconds = 0.2", 'seconds = 0.2\nmost_seconds = 0.01\nstable = "demand"'))
+    with pytest.raises(GateFailed, match="too few samples") as caught:
+        session.build()
+    left = json.loads(Path(caught.value.where).read_text())
+    assert left["variants"]["student int8"]["reasons"]
+
+
+def test_every_step_of_a_build_is_accounted_for(small_build):
+    record = load(small_build / "out" / "report.json")
+    steps = [(gain.step, gain.before, gain.after) for gain in record.gains[: len(record.gains) // 2]]
+    assert steps == [
+        ("slim and train student", "teacher fp32", "student fp32"),
+        ("quantize student", "student fp32", "student int8"),
+    ]
+    assert all(gain.seconds > 0 and gain.accuracy_interval for gain in record.gains)
