@@ -54,7 +54,7 @@ class OpenVino:
         if version is None:
             return Probe(False, None, "openvino is not installed", "pip install openvino")
         try:
-            capabilities = _capabilities(_core())
+            capabilities = _capabilities(open_core())
         except (ImportError, OSError, RuntimeError) as error:
             reason = f"openvino does not load: {one_line(error, drop=NOISE)}"
             return Probe(False, version, reason, "pip install --force-reinstall openvino")
@@ -63,6 +63,10 @@ class OpenVino:
     def fingerprint(self) -> dict[str, str]:
         """Runtime version and CPU; the runtime is not imported."""
         return {"openvino": installed_version(NAME) or "missing", **cpu_fingerprint()}
+
+    def obstacle(self, options: EngineOptions) -> str | None:  # noqa: ARG002
+        """Engines run wherever they are compiled."""
+        return None
 
     def compile(self, model: Path, device: str, options: EngineOptions, folder: Path) -> Engine:
         """Compile an ONNX file into `folder` and save its engine.json.
@@ -73,7 +77,7 @@ class OpenVino:
             ModelError: OpenVINO refuses the model.
         """
         version = require_version(NAME, NAME, installed_version(NAME))
-        core = _core()
+        core = open_core()
         _check_precision(core, options.precision, device)
         network = _read_onnx(model)
         compiled = _compile(core, network, options, model)
@@ -104,7 +108,7 @@ class OpenVino:
         """
         version = require_version(NAME, NAME, installed_version(NAME))
         require_own_engine(engine, NAME, version)
-        core = _core()
+        core = open_core()
         _check_precision(core, engine.options.precision, engine.device)
         if json.loads((engine.folder / MADE_ON_FILE).read_text(encoding="utf-8")) == self.fingerprint():
             return OpenVinoRunner(engine, _import_blob(core, engine), from_blob=True)
@@ -201,7 +205,8 @@ def _openvino() -> Any:
     return openvino
 
 
-def _core() -> Any:
+def open_core() -> Any:
+    """Return a new Core, telemetry kept out."""
     return _openvino().Core()
 
 

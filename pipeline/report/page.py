@@ -87,6 +87,25 @@ def render_paths(paths: Mapping[str, Any], project: str, edgewright_version: str
     _write(folder, {"paths.html": page})
 
 
+def render_triage(triage: Mapping[str, Any], project: str, edgewright_version: str, folder: Path) -> None:
+    """Write triage.html: what became of a network when one of its blocks was replaced.
+
+    Args:
+        triage: triage.json.
+        project: name of the build the network belongs to.
+        edgewright_version: of the program that tried it.
+        folder: where the file goes; made when missing.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    from pipeline.report.triage import view
+
+    context = {"triage": view(triage), "project": project, "edgewright_version": edgewright_version}
+    page = _environment().get_template("triage.html.j2").render(context)
+    _write(folder, {"triage.html": page})
+
+
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

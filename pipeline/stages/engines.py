@@ -64,8 +64,8 @@ def score_engine(
     """Run an engine over a split and score it for a task.
 
     An engine with as many outputs as the task is taken as it is; one that tells apart all classes of the
-    data set is restricted to the task's. The most frequent confusions come with so many `examples`. Without a
-    `toolchain` it runs on this machine.
+    data set is restricted to the task's. The most frequent confusions come with so many `examples`. Without
+    a `toolchain` the engine runs on this machine.
 
     Raises:
         ModelError: the engine's outputs are neither.

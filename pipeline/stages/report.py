@@ -252,7 +252,7 @@ def _target(
         "products": products,
         "fingerprint": target["fingerprint"],
         "headlines": headlines(target["name"], results, wording(labels)),
-        "steps": artefacts(f"measure {target['name']}", "timings.json")["steps"],
+        "steps": artefacts(f"measure {target['name']}", "timings.json").get("steps", []),
     }
 
 

@@ -16,6 +16,7 @@ REPORTED = (
     "scores.json",
     "plan.json",
     "paths.json",
+    "triage.json",
     "task.json",
     "gate.json",
     "timings.json",
