@@ -127,7 +127,7 @@ class OpenVino:
         """
         streams = {"NUM_STREAMS": str(requests), "INFERENCE_NUM_THREADS": str(requests)}
         options = replace(engine.options, raw={**engine.options.raw, **streams})
-        core = _core()
+        core = open_core()
         network = _guarded("cannot read the engine", engine.folder, core.read_model, engine.folder / IR_FILE)
         compiled = _compile(core, network, options, engine.folder)
         queue = _openvino().AsyncInferQueue(compiled, requests)
