@@ -89,7 +89,8 @@ def resolve_targets(settings: Settings, folder: Path) -> list[BuildTarget]:
         capability = device.capability(toolchain)
         own = device.name if device.name.endswith(toolchain) else f"{device.name}-{toolchain}"
         name = section.name or own
-        native = native_precision(toolchain, cpu_flags(), capability.precisions)
+        here = section.host is None
+        native = native_precision(toolchain, cpu_flags(), capability.precisions) if here else "fp32"
         found.append(BuildTarget(name, section, device, capability, toolchain, native))
     _refuse_doubles([target.name for target in found])
     return found
