@@ -108,7 +108,17 @@ def markdown(text: object) -> str:
 
 
 def _context(record: Record) -> dict[str, Any]:
-    from pipeline.report import provenance, results, scores, structure, timing
+    from pipeline.report import (
+        beside,
+        gains,
+        judgements,
+        layers,
+        provenance,
+        results,
+        scores,
+        structure,
+        timing,
+    )
     from pipeline.report.wording import wording
 
     targets = results.all_targets(record)
@@ -117,6 +127,11 @@ def _context(record: Record) -> dict[str, Any]:
         "words": wording(record.data.labels),
         "targets": targets,
         "plots": {target.anchor: target.tradeoff() for target in targets},
+        "judgements": judgements.lines(record),
+        "beside": {target.anchor: beside.table(target) for target in targets},
+        "gains": {target.anchor: gains.rows(record, target.target.name) for target in targets},
+        "layer_times": {target.anchor: layers.tables(target) for target in targets},
+        "bits": {target.anchor: layers.bits(target) for target in targets},
         "timings": {target.anchor: timing.timings(target) for target in targets},
         "recalls": {target.anchor: scores.recalls(target) for target in targets},
         "confusions": {
