@@ -87,6 +87,24 @@ def render_paths(paths: Mapping[str, Any], project: str, edgewright_version: str
     _write(folder, {"paths.html": page})
 
 
+def render_trend(folder: Path, out: Path, edgewright_version: str) -> None:
+    """Write trend.html: a series of builds.
+
+    Args:
+        folder: holds their records.
+        out: where the file goes; made when missing.
+        edgewright_version: of the program that draws.
+
+    Raises:
+        ConfigError: the records make no series.
+        StoreError: the folder cannot be written.
+    """
+    from pipeline.report.trend import view
+
+    context = {"trend": view(folder), "version": edgewright_version}
+    _write(out, {"trend.html": _environment().get_template("trend.html.j2").render(context)})
+
+
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
