@@ -508,11 +508,24 @@ def compare(
 @click.argument("record", type=click.Path(path_type=Path), default="out/report.json")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; default: where the record lies.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of report.json instead.")
-def report(record: Path, out: Path | None, schema: bool) -> None:
+@click.option(
+    "--trend",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Plot the series of builds whose records lie in this folder instead.",
+)
+def report(record: Path, out: Path | None, schema: bool, trend: Path | None) -> None:
     """Render a build's record, report.json, as HTML and Markdown.
 
     Example: edgewright report out/report.json --out page
     """
+    if trend:
+        from importlib.metadata import version
+
+        from pipeline.report import render_trend
+
+        render_trend(trend, out or trend, version("edgewright"))
+        click.echo(f"wrote {(out or trend) / 'trend.html'}")
+        return
     from pipeline.record import Record
 
     if schema:

@@ -106,6 +106,24 @@ def render_triage(triage: Mapping[str, Any], project: str, edgewright_version: s
     _write(folder, {"triage.html": page})
 
 
+def render_trend(folder: Path, out: Path, edgewright_version: str) -> None:
+    """Write trend.html: a series of builds.
+
+    Args:
+        folder: holds their records.
+        out: where the file goes; made when missing.
+        edgewright_version: of the program that draws.
+
+    Raises:
+        ConfigError: the records make no series.
+        StoreError: the folder cannot be written.
+    """
+    from pipeline.report.trend import view
+
+    context = {"trend": view(folder), "version": edgewright_version}
+    _write(out, {"trend.html": _environment().get_template("trend.html.j2").render(context)})
+
+
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -127,7 +145,17 @@ def markdown(text: object) -> str:
 
 
 def _context(record: Record) -> dict[str, Any]:
-    from pipeline.report import provenance, results, scores, structure, timing
+    from pipeline.report import (
+        beside,
+        gains,
+        judgements,
+        layers,
+        provenance,
+        results,
+        scores,
+        structure,
+        timing,
+    )
     from pipeline.report.wording import wording
 
     targets = results.all_targets(record)
@@ -136,6 +164,11 @@ def _context(record: Record) -> dict[str, Any]:
         "words": wording(record.data.labels),
         "targets": targets,
         "plots": {target.anchor: target.tradeoff() for target in targets},
+        "judgements": judgements.lines(record),
+        "beside": {target.anchor: beside.table(target) for target in targets},
+        "gains": {target.anchor: gains.rows(record, target.target.name) for target in targets},
+        "layer_times": {target.anchor: layers.tables(target) for target in targets},
+        "bits": {target.anchor: layers.bits(target) for target in targets},
         "timings": {target.anchor: timing.timings(target) for target in targets},
         "recalls": {target.anchor: scores.recalls(target) for target in targets},
         "confusions": {
