@@ -200,6 +200,52 @@ def doctor(as_json: bool) -> None:
     click.echo(json.dumps(findings, indent=1) if as_json else doctor_text(findings))
 
 
+@main.group()
+def store() -> None:
+    """Look after the folder in which finished stages are kept.
+
+    Example: edgewright store verify examples/footwear/build.toml
+    """
+
+
+@store.command()
+@click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
+@click.option("--remove", is_flag=True, help="Delete what is damaged; the next build makes it again.")
+@ALLOW_CODE
+@AS_JSON
+def verify(build_file: Path, remove: bool, allow_code: bool, as_json: bool) -> None:
+    """Read all of BUILD_FILE's store again and compare it with its digests; exit code 1 if something differs.
+
+    Example: edgewright store verify examples/footwear/build.toml
+    """
+    from pipeline.verbs.console import progressing
+    from pipeline.verbs.store import verify_store
+
+    with progressing("verify") as progress:
+        findings = verify_store(build_file, remove, allow_code, progress)
+    nothing = "every output is what it was when it was made"
+    click.echo(json.dumps(findings.document(), indent=1) if as_json else findings.text(nothing))
+    if findings.found and not remove:
+        click.get_current_context().exit(1)
+
+
+@store.command()
+@click.argument("build_files", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--remove", is_flag=True, help="Delete it; without this, it is only listed.")
+@ALLOW_CODE
+@AS_JSON
+def gc(build_files: tuple[Path, ...], remove: bool, allow_code: bool, as_json: bool) -> None:
+    """List, or remove, what none of BUILD_FILES use. Name all builds that share the store.
+
+    Example: edgewright store gc examples/footwear/build.toml --remove
+    """
+    from pipeline.verbs.store import collect_garbage
+
+    findings = collect_garbage(build_files, remove, allow_code)
+    nothing = "these builds use all of it"
+    click.echo(json.dumps(findings.document(), indent=1) if as_json else findings.text(nothing))
+
+
 @main.group(invoke_without_command=True)
 @AS_JSON
 @click.pass_context
@@ -400,6 +446,59 @@ def evaluate(engine: Path, build_file: Path, split: str, allow_code: bool, as_js
     with listening() as listener:
         found = evaluate_engine(engine, build_file, split, allow_code, listener)
     click.echo(json.dumps(evaluation_document(found), indent=1) if as_json else evaluation_text(found))
+
+
+@main.command()
+@click.argument("baseline", type=click.Path(path_type=Path, exists=True))
+@click.argument("build", type=click.Path(path_type=Path, exists=True))
+@click.option("--build-file", type=click.Path(path_type=Path), help="Limits from its [compare].")
+@click.option(
+    "--without",
+    type=click.Choice(["accuracy", "latency", "size"]),
+    multiple=True,
+    help="Leave this out; may be given several times.",
+)
+@click.option("--recorded", is_flag=True, help="Compare the records' samples; time nothing.")
+@click.option("--inputs", type=click.Path(path_type=Path), help=".npz to time with; random without it.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Write a summary for pull requests here.")
+@ALLOW_CODE
+@AS_JSON
+@click.pass_context
+def compare(
+    ctx: click.Context,
+    baseline: Path,
+    build: Path,
+    build_file: Path | None,
+    without: tuple[Any, ...],
+    recorded: bool,
+    inputs: Path | None,
+    junit: Path | None,
+    markdown: Path | None,
+    allow_code: bool,
+    as_json: bool,
+) -> None:
+    """Hold BUILD against BASELINE: output folders or report.json files. Exit code 1 past the limits.
+
+    Example: edgewright compare baseline/report.json out --junit junit.xml
+    """
+    from pipeline.verbs import compare as verb
+
+    found = verb.compare_builds(
+        baseline,
+        build,
+        build_file=build_file,
+        allow_code=allow_code,
+        without=without,
+        recorded=recorded,
+        inputs=inputs,
+    )
+    if junit:
+        verb.write_text(junit, verb.comparison_junit(found))
+    if markdown:
+        verb.write_text(markdown, verb.comparison_markdown(found))
+    click.echo(json.dumps(found.document(), indent=1) if as_json else verb.comparison_text(found))
+    ctx.exit(0 if found.passed else 1)
 
 
 @main.command()

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch_pruning
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from pipeline.compress.blocks import OneLayer, replace_blocks
-from pipeline.compress.groups import dependency_graph, width
+from pipeline.compress.tracing import dependency_graph, remove, width
 
 PLAN_SCHEMA = "edgewright.plan/1"
 
@@ -74,10 +73,5 @@ def cut(network: nn.Module, keep: Mapping[str, list[int]], input_shape: Sequence
         layer = network.get_submodule(leader)
         gone = sorted(set(range(width(layer))) - set(channels))
         if gone:
-            graph.get_pruning_group(layer, _cutting(layer), gone).prune()
+            remove(graph, layer, gone)
     return network
-
-
-def _cutting(layer: nn.Module) -> object:
-    linear = isinstance(layer, nn.Linear)
-    return torch_pruning.prune_linear_out_channels if linear else torch_pruning.prune_conv_out_channels

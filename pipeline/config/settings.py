@@ -8,9 +8,11 @@ from pydantic import Field, model_validator
 
 from pipeline.config.data import DataSection, ProjectSection, TaskSection
 from pipeline.config.engines import (
+    CompareSection,
     ExportSection,
     GatesSection,
     MeasureSection,
+    PaysSection,
     QuantizeSection,
     ReportSection,
     TargetSection,
@@ -33,6 +35,8 @@ class Settings(Section):
     quantize: QuantizeSection = QuantizeSection()
     targets: list[TargetSection] = Field(min_length=1)
     measure: MeasureSection = MeasureSection()
+    pays: PaysSection = PaysSection()
+    compare: CompareSection = CompareSection()
     gates: GatesSection = GatesSection()
     report: ReportSection = ReportSection()
 

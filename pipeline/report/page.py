@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.record import Record, Structure
+from pipeline.record import Paths, Record, Structure, Triage
 from pipeline.report.document import check, to_json
 from targets.errors import StoreError
 
@@ -82,7 +82,11 @@ def render_paths(paths: Mapping[str, Any], project: str, edgewright_version: str
     """
     from pipeline.report.paths import view
 
-    context = {"paths": view(paths), "project": project, "edgewright_version": edgewright_version}
+    context = {
+        "paths": view(Paths.model_validate(paths)),
+        "project": project,
+        "edgewright_version": edgewright_version,
+    }
     page = _environment().get_template("paths.html.j2").render(context)
     _write(folder, {"paths.html": page})
 
@@ -101,7 +105,11 @@ def render_triage(triage: Mapping[str, Any], project: str, edgewright_version: s
     """
     from pipeline.report.triage import view
 
-    context = {"triage": view(triage), "project": project, "edgewright_version": edgewright_version}
+    context = {
+        "triage": view(Triage.model_validate(triage)),
+        "project": project,
+        "edgewright_version": edgewright_version,
+    }
     page = _environment().get_template("triage.html.j2").render(context)
     _write(folder, {"triage.html": page})
 
@@ -127,7 +135,7 @@ def markdown(text: object) -> str:
 
 
 def _context(record: Record) -> dict[str, Any]:
-    from pipeline.report import provenance, results, scores, structure, timing
+    from pipeline.report import paths, provenance, results, scores, structure, timing, triage
     from pipeline.report.wording import wording
 
     targets = results.all_targets(record)
@@ -146,6 +154,8 @@ def _context(record: Record) -> dict[str, Any]:
         "networks": provenance.networks(record),
         "structure": record.structure
         and structure.view(record.structure, [network.name for network in record.networks]),
+        "paths": record.paths and paths.view(record.paths),
+        "triage": record.triage and triage.view(record.triage),
         "gates": provenance.gate_rows(record.gates),
         "gate_columns": [provenance.METRICS[metric][0] for metric in provenance.metric_columns(record.gates)],
         "gate_summary": provenance.gate_summary(record.gates),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.record import Record, Result, Speedup, Target
+from pipeline.measured import Speedup
+from pipeline.record import Record, Result, Target
 from pipeline.report.canvas import Mark, Naming
 from pipeline.report.numbers import Measured, Unit, byte_unit, count_unit, measured, measured_column
 from pipeline.report.tradeoff import Point, tradeoff

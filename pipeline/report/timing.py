@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pipeline.record import Latency
+from pipeline.measured import Latency
 from pipeline.report.canvas import Naming
 from pipeline.report.numbers import percent, significant
 from pipeline.report.results import TargetResults, Variant

@@ -88,7 +88,7 @@ def bench_engines(
     engines = {str(folder): Engine.load(folder) for folder in folders}
     runners = {name: load_toolchain(engine.toolchain).open(engine) for name, engine in engines.items()}
     try:
-        given = {name: _inputs(engine, inputs) for name, engine in engines.items()}
+        given = {name: engine_inputs(engine, inputs) for name, engine in engines.items()}
         settings = MeasureSettings(min_samples=samples, min_s=seconds, max_s=max(60.0, 4 * seconds))
         return compare(runners, given, settings)
     finally:
@@ -135,7 +135,12 @@ def evaluate_engine(
     return Evaluation(labels, accuracy)
 
 
-def _inputs(engine: Engine, path: Path | None) -> list[Mapping[str, NDArray[Any]]]:
+def engine_inputs(engine: Engine, path: Path | None) -> list[Mapping[str, NDArray[Any]]]:
+    """Return inputs for an engine: rows of an .npz with one array [N, …] an input, or random ones.
+
+    Raises:
+        DataError: the file is unreadable or has no array for an input.
+    """
     if path is None:
         return [sample_inputs(engine.inputs, seed) for seed in range(RANDOM_INPUTS)]
     try:

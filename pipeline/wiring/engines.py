@@ -174,8 +174,8 @@ def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator
         name,
         "pipeline.stages.engines:compile_engine",
         inputs={"model": onnx},
-        settings={
-            "toolchain": target.toolchain,
+        settings=request.toolchain(target)
+        | {
             "device": target.device.name,
             "capability": target.capability.model_dump(mode="json"),
             "precision": variant.runs_as,
@@ -188,7 +188,8 @@ def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator
         ENGINE_GATES[variant.precision],
         name,
         inputs={"reference": onnx, "candidate": Ref(name, "engine")},
-        **runtime | {"tools": (*ONNX_TOOLS, target.toolchain)},
+        settings=request.toolchain(target),
+        **runtime | {"tools": (*ONNX_TOOLS, *runtime["tools"])},
     )
 
 
@@ -196,22 +197,31 @@ def _measure(request: Request, target: BuildTarget, variants: Sequence[Variant])
     section = request.settings.measure
     return Stage(
         f"measure {target.name}",
-        "pipeline.stages.engines:measure",
+        "pipeline.stages.measure:measure",
         inputs={
             f"engine {variant.name}": Ref(f"compile {target.name} {variant.name}", "engine")
             for variant in variants
         }
+        | {f"model {variant.name}": Ref(onnx_stage(target, variant), "model.onnx") for variant in variants}
         | request.data("calibrate", "preprocess"),
-        settings={
-            "toolchain": target.toolchain,
+        settings=request.toolchain(target)
+        | {
             "measure": {
                 "warmup_min_s": section.warmup_s,
                 "min_samples": section.samples,
                 "min_s": section.seconds,
                 "max_s": section.most_seconds,
             },
+            "extras": {
+                "memory": section.memory,
+                "throughput_s": section.throughput_seconds,
+                "requests": section.requests,
+                "energy_s": section.energy_seconds,
+                "layers": section.layers,
+            },
+            "stable": section.stable,
         },
-        **request.runtime(target),
+        **request.runtime(target) | {"tools": ("onnx", target.toolchain, "numpy")},
     )
 
 
@@ -224,7 +234,8 @@ def _evaluate(request: Request, target: BuildTarget, variant: Variant) -> Stage:
             "task": Ref("task", "task.json"),
         }
         | request.data("test", "preprocess"),
-        settings={"toolchain": target.toolchain},
+        settings=request.toolchain(target)
+        | {"examples": request.settings.report.examples if variant.ships else 0},
         **request.runtime(target),
     )
 

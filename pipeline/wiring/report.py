@@ -21,6 +21,7 @@ REPORTED = (
     "gate.json",
     "timings.json",
     "accuracy.json",
+    "bits.json",
     "engine",
 )
 

@@ -172,8 +172,9 @@ class RemoteRunner:
 
     def close(self) -> None:
         """End it there; when the device is gone, that has been done."""
-        with contextlib.suppress(DeviceError):
-            self._device.ask("shut", number=self._number)
+        if self._device.connected:
+            with contextlib.suppress(DeviceError):
+                self._device.ask("shut", number=self._number)
 
 
 def _any_batch(spec: TensorSpec) -> TensorSpec:

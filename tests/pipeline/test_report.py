@@ -20,7 +20,8 @@ from example_record import document, example, family, onnx_start
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.record import Record, Speedup
+from pipeline.measured import Speedup
+from pipeline.record import Record
 from pipeline.report import json_schema, load, render
 from pipeline.report.headline import headlines
 from pipeline.report.numbers import NOTHING, against, byte_unit, measured, measured_column
