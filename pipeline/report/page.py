@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.record import Paths, Record, Structure, Triage
+from pipeline.measured import Paths, Triage
+from pipeline.record import Record, Structure
 from pipeline.report.document import check, to_json
 from targets.errors import StoreError
 
@@ -68,11 +69,11 @@ def render_scores(structure: Structure, project: str, edgewright_version: str, f
     _write(folder, {"scores.html": page})
 
 
-def render_paths(paths: Mapping[str, Any], project: str, edgewright_version: str, folder: Path) -> None:
+def render_paths(paths: Paths, project: str, edgewright_version: str, folder: Path) -> None:
     """Write paths.html: critical paths of a network's classes.
 
     Args:
-        paths: paths.json.
+        paths: all that is shown.
         project: name of the build the network belongs to.
         edgewright_version: of the program that scored.
         folder: where the file goes; made when missing.
@@ -83,7 +84,7 @@ def render_paths(paths: Mapping[str, Any], project: str, edgewright_version: str
     from pipeline.report.paths import view
 
     context = {
-        "paths": view(Paths.model_validate(paths)),
+        "paths": view(paths),
         "project": project,
         "edgewright_version": edgewright_version,
     }
@@ -91,11 +92,11 @@ def render_paths(paths: Mapping[str, Any], project: str, edgewright_version: str
     _write(folder, {"paths.html": page})
 
 
-def render_triage(triage: Mapping[str, Any], project: str, edgewright_version: str, folder: Path) -> None:
+def render_triage(triage: Triage, project: str, edgewright_version: str, folder: Path) -> None:
     """Write triage.html: what became of a network when one of its blocks was replaced.
 
     Args:
-        triage: triage.json.
+        triage: all that is shown.
         project: name of the build the network belongs to.
         edgewright_version: of the program that tried it.
         folder: where the file goes; made when missing.
@@ -106,7 +107,7 @@ def render_triage(triage: Mapping[str, Any], project: str, edgewright_version: s
     from pipeline.report.triage import view
 
     context = {
-        "triage": view(Triage.model_validate(triage)),
+        "triage": view(triage),
         "project": project,
         "edgewright_version": edgewright_version,
     }
