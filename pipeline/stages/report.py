@@ -80,6 +80,8 @@ def assemble(settings: Mapping[str, Any], artefacts: Artefacts) -> Record:
             "task": _task(artefacts),
             "networks": [_network(name, build, artefacts) for name in networks],
             "structure": _structure(settings, results, artefacts),
+            "paths": artefacts("paths", "paths.json"),
+            "triage": artefacts("triage", "triage.json"),
             "targets": [
                 _target(target, results[target["name"]], settings["labels"], artefacts)
                 for target in settings["targets"]
