@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import GateKind
@@ -22,13 +21,15 @@ ENGINE_GATES: dict[str, GateKind] = {
 
 def take_onnx(request: Request, path: str) -> Stage:
     """Start from somebody's ONNX file."""
+    from pipeline.onnxmodel.file import data_files  # takes a third of a second: onnx
+
     model = request.path(path)
     return Stage(
         "model",
         "pipeline.stages.onnx:take",
         inputs=request.data("facts", "preprocess"),
         files={"model": model},
-        beside=_external_data(model),
+        beside=data_files(model),
         settings={
             "layout": request.settings.data.layout,
             "capabilities": {
@@ -237,17 +238,4 @@ def _evaluate(request: Request, target: BuildTarget, variant: Variant) -> Stage:
         settings=request.toolchain(target)
         | {"examples": request.settings.report.examples if variant.ships else 0},
         **request.runtime(target),
-    )
-
-
-def _external_data(model: Path) -> tuple[Path, ...]:
-    """Files that may hold a model's weights: whatever lies beside it and is no text of ours."""
-    if not model.parent.is_dir():
-        return ()
-    return tuple(
-        sorted(
-            path
-            for path in model.parent.iterdir()
-            if path.is_file() and path != model and path.suffix not in (".toml", ".md")
-        )
     )
