@@ -29,7 +29,7 @@ from targets.errors import ConfigError, DataError
 
 Array = NDArray[np.float64]
 
-# Positions of an image that moments are taken from: with 64, what is fitted to them holds less on other images.
+# Positions of an image that moments are taken from: what is fitted to fewer holds less on other images.
 POSITIONS = 200
 
 
