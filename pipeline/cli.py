@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pipeline.verbs.options import NUMBERS, SIZE, TIME
-from targets.errors import EdgewrightError
+from targets.errors import ConfigError, EdgewrightError
 
 BUILD_FILE = click.option(
     "--build",
@@ -244,6 +244,37 @@ def gc(build_files: tuple[Path, ...], remove: bool, allow_code: bool, as_json: b
     findings = collect_garbage(build_files, remove, allow_code)
     nothing = "these builds use all of it"
     click.echo(json.dumps(findings.document(), indent=1) if as_json else findings.text(nothing))
+
+
+@main.group()
+def toolchain() -> None:
+    """Install toolchains that come as no part of edgewright, apart from everything else."""
+
+
+@toolchain.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def install(name: str, yes: bool) -> None:
+    """Say what installing NAME would fetch and where it would put it, ask, and do it.
+
+    Example: edgewright toolchain install openvino
+    """
+    from pipeline.toolchains.install import install as do
+    from pipeline.toolchains.install import plan
+    from pipeline.toolchains.pins import pinned
+    from pipeline.verbs.summary import plan_text
+
+    found = plan(name, pinned(name))
+    click.echo(plan_text(found))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigError("there is nobody to ask", mend="give --yes if this is what you want")
+        if not click.confirm("Go on?"):
+            return
+    do(found)
+    click.echo(f"installed into {found.folder}")
+    if found.next_step:
+        click.echo(f"still to be done, {found.next_step}")
 
 
 @main.group(invoke_without_command=True)

@@ -10,11 +10,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.run import Decision
     from pipeline.session import BuildResult
+    from pipeline.toolchains.install import Plan
     from pipeline.verbs.standalone import Evaluation
     from targets.measure import Timing
     from targets.toolchain import Engine
 
 ACTIONS = {"run": "run  ", "reuse": "reuse", "wait": "wait "}
+
+
+def plan_text(plan: Plan) -> str:
+    """What installing a toolchain will do."""
+    toolchain = plan.toolchain
+    lines = [f"{plan.name}: {toolchain.what}", f"licence: {toolchain.licence}", "", "Fetched with pip:"]
+    for file in plan.files:
+        lines += [f"  {file.file}  {file.size_bytes / 1e6:.1f} MB", f"    sha256 {file.sha256}"]
+    lines += ["", f"Put into {plan.folder} ({plan.size_bytes / 1e6:.0f} MB packed), and nowhere else."]
+    if not all(file.is_wheel for file in plan.files):
+        lines.append("One of these files is no wheel: pip runs its setup.py, after checking its sha256.")
+    if toolchain.program:
+        lines.append(f"{toolchain.program.file} is compiled from edgewright's own source beside it.")
+    if plan.next_step:
+        lines.append(f"Left to you, {plan.next_step}")
+    return "\n".join(lines)
 
 
 def build_document(result: BuildResult) -> dict[str, Any]:
