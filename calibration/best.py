@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from calibration.biases import give_biases
-from calibration.clipping import least_squares_range
+from calibration.clipping import least_cost_range, least_squares_range
 from calibration.correct import Rounding, repair
 from calibration.equalize import equalize
 from calibration.graph import FloatGraph
 from calibration.load import load
 from calibration.observations import Observations
 from calibration.qdq import quantize
-from calibration.ranges import Batch, Method, collect
+from calibration.ranges import Batch, Method, collect, weigh_values
 from calibration.recentre import offset_activations
 from calibration.simulate import Outputs, output_distance, simulate
 from calibration.summary import QuantizationSummary
-from targets.errors import DataError
+from targets.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from targets.capability import QuantizationConvention
@@ -38,12 +38,14 @@ JUDGED = 4
 CHANGES: tuple[dict[str, Any], ...] = (
     {"equalized": False},
     {"offset": False},
+    {"method": "mse"},
     {"method": "minmax"},
-    {"method": "percentile"},
     {"rounding": "nearest"},
 )
 # Calibration inputs on which layers are repaired: their activations are held in memory.
 REPAIRED = 64
+# Calibration inputs that run backward, to see how much errors matter.
+WEIGHED = 64
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Recipe:
 
     equalized: bool = True
     offset: bool = False
-    method: Method = "mse"
+    method: Method = "importance"
     rounding: Rounding = "compensated"
 
 
@@ -151,6 +153,8 @@ class _Bench:
     def search(self, start: Recipe) -> list[Trial]:
         """Vary one part of the recipe after the other; keep each change that brings the outputs closer."""
         self.reference = simulate(load(self.model).model, self.judging())
+        if not self.prepared(start.equalized, False)[1].importance:
+            start = replace(start, method="mse")
         best = self.judge(start)
         trials = [best]
         for change in CHANGES:
@@ -202,17 +206,33 @@ class _Bench:
                 give_biases(graph)
                 _save(graph, path)
             count = sum(len(next(iter(batch.values()))) for batch in self.fitting())
-            self.observations[key] = collect(
+            observations = collect(
                 path, self.fitting(), lambda seen: self.progress("observing ranges", seen, count)
             )
+            self.observations[key] = self.weighed(path, observations)
             self.floats[key] = path
         return self.floats[key], self.observations[key]
+
+    def weighed(self, path: Path, observations: Observations) -> Observations:
+        """Add how much errors in each tensor matter, if every operator has a gradient rule."""
+        batches = _first(self.fitting(), WEIGHED)
+        count = sum(len(next(iter(batch.values()))) for batch in batches)
+        try:
+            return weigh_values(
+                path, observations, batches, lambda seen: self.progress("weighing errors", seen, count)
+            )
+        except ModelError:
+            return observations
 
     def move(self, path: Path, observations: Observations, out: Path) -> None:
         """Write a float model whose tensors after ReLU are moved by half of their best range."""
         graph = load(path)
-        histograms = observations.histograms
-        highs = {name: least_squares_range(item, False)[1] for name, item in histograms.items()}
+        highs = {
+            name: least_cost_range(item, importance, False)[1]
+            if (importance := observations.importance.get(name))
+            else least_squares_range(item, False)[1]
+            for name, item in observations.histograms.items()
+        }
         offset_activations(graph, {name: high for name, high in highs.items() if high > 0.0})
         _save(graph, out)
 

@@ -165,6 +165,28 @@ def paths(
 
 
 @main.command()
+@click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for triage.html and triage.json.")
+@ALLOW_CODE
+@AS_JSON
+def triage(build_file: Path, out: Path | None, allow_code: bool, as_json: bool) -> None:
+    """Say which blocks of BUILD_FILE's teacher one layer could stand for, and what that would save.
+
+    Example: edgewright triage examples/footwear/build.toml --out triage
+    """
+    from pipeline.verbs.console import listening
+    from pipeline.verbs.triage import triage_build, triage_text, write_triage
+
+    with listening() as listener:
+        found = triage_build(build_file, allow_code, listener)
+    if out:
+        write_triage(found, out)
+    click.echo(json.dumps(found.triage, indent=1) if as_json else triage_text(found.triage))
+    if out and not as_json:
+        click.echo(f"wrote {out / 'triage.html'}")
+
+
+@main.command()
 @AS_JSON
 def doctor(as_json: bool) -> None:
     """Say which toolchains work here, in which versions, and what to install for the rest.
@@ -176,6 +198,52 @@ def doctor(as_json: bool) -> None:
 
     findings = document()
     click.echo(json.dumps(findings, indent=1) if as_json else doctor_text(findings))
+
+
+@main.group()
+def store() -> None:
+    """Look after the folder in which finished stages are kept.
+
+    Example: edgewright store verify examples/footwear/build.toml
+    """
+
+
+@store.command()
+@click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
+@click.option("--remove", is_flag=True, help="Delete what is damaged; the next build makes it again.")
+@ALLOW_CODE
+@AS_JSON
+def verify(build_file: Path, remove: bool, allow_code: bool, as_json: bool) -> None:
+    """Read all of BUILD_FILE's store again and compare it with its digests; exit code 1 if something differs.
+
+    Example: edgewright store verify examples/footwear/build.toml
+    """
+    from pipeline.verbs.console import progressing
+    from pipeline.verbs.store import verify_store
+
+    with progressing("verify") as progress:
+        findings = verify_store(build_file, remove, allow_code, progress)
+    nothing = "every output is what it was when it was made"
+    click.echo(json.dumps(findings.document(), indent=1) if as_json else findings.text(nothing))
+    if findings.found and not remove:
+        click.get_current_context().exit(1)
+
+
+@store.command()
+@click.argument("build_files", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--remove", is_flag=True, help="Delete it; without this, it is only listed.")
+@ALLOW_CODE
+@AS_JSON
+def gc(build_files: tuple[Path, ...], remove: bool, allow_code: bool, as_json: bool) -> None:
+    """List, or remove, what none of BUILD_FILES use. Name all builds that share the store.
+
+    Example: edgewright store gc examples/footwear/build.toml --remove
+    """
+    from pipeline.verbs.store import collect_garbage
+
+    findings = collect_garbage(build_files, remove, allow_code)
+    nothing = "these builds use all of it"
+    click.echo(json.dumps(findings.document(), indent=1) if as_json else findings.text(nothing))
 
 
 @main.group(invoke_without_command=True)
@@ -211,18 +279,21 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--device", default="this-machine", show_default=True, help="A name from `edgewright targets`.")
 @click.option("--toolchain", default=None, help="Default: the device's first.")
+@click.option("--preflight", is_flag=True, help="For TensorRT: ask NVIDIA's parser and builder as well.")
 @AS_JSON
 @click.pass_context
-def check(ctx: click.Context, model: Path, device: str, toolchain: str | None, as_json: bool) -> None:
+def check(
+    ctx: click.Context, model: Path, device: str, toolchain: str | None, preflight: bool, as_json: bool
+) -> None:
     """List all that keeps an ONNX MODEL from running on a device; exit code 1 if there is something.
 
     Example: edgewright check model.onnx --device jetson-orin-nano
     """
     from pipeline.verbs.devices import check as check_device
 
-    found = check_device(model, device, toolchain)
+    found = check_device(model, device, toolchain, preflight)
     click.echo(json.dumps(found.document(), indent=1) if as_json else found.text())
-    ctx.exit(1 if found.violations else 0)
+    ctx.exit(0 if found.passed else 1)
 
 
 @main.command()

@@ -168,7 +168,9 @@ class TriageBlock(Part):
     swapped: Fraction = Field(description="accuracy right after")
     local: Fraction | None = Field(default=None, description="accuracy after training the new layer alone")
     global_: Fraction | None = Field(default=None, alias="global", description="after training everything")
-    epochs_to_99: float | None = Field(default=None, description="until 99 % of the uncut accuracy")
+    by_labels: Fraction | None = Field(default=None, description="that, trained by labels")
+    by_teacher: Fraction | None = Field(default=None, description="that, against the uncut network")
+    epochs_to_99: float | None = Field(default=None, description="until 99 % of where that ended")
     latency_change_ms: float | None = None
     parameters_change: int
     macs_change: int = 0

@@ -38,6 +38,13 @@ class BuildTarget:
     toolchain: str
     native: str = "fp32"
 
+    @property
+    def place(self) -> dict[str, str] | None:
+        """The device's address, as `pipeline.places` takes it; None for this machine."""
+        if self.section.host is None:
+            return None
+        return {"url": self.section.host, "python": self.section.python}
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -82,7 +89,8 @@ def resolve_targets(settings: Settings, folder: Path) -> list[BuildTarget]:
         capability = device.capability(toolchain)
         own = device.name if device.name.endswith(toolchain) else f"{device.name}-{toolchain}"
         name = section.name or own
-        native = native_precision(toolchain, cpu_flags(), capability.precisions)
+        here = section.host is None
+        native = native_precision(toolchain, cpu_flags(), capability.precisions) if here else "fp32"
         found.append(BuildTarget(name, section, device, capability, toolchain, native))
     _refuse_doubles([target.name for target in found])
     return found

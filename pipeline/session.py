@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pipeline.build import needed, plan
 from pipeline.config import Settings, load_settings
-from pipeline.products import BuildTarget, published, resolve_targets, variants_of
+from pipeline.places import toolchain_at
+from pipeline.products import BuildTarget, published, resolve_targets, timed_target, variants_of
 from pipeline.publish import publish
 from pipeline.report import load
 from pipeline.run import Decision, Listener, Run
@@ -19,7 +20,7 @@ from pipeline.store import Entry, Store, explained
 from pipeline.wiring.report import report_stage
 from pipeline.wiring.request import Request
 from targets.checks import check_request, refused
-from targets.errors import GateFailed, ToolchainMissing
+from targets.errors import ConfigError, GateFailed, ToolchainMissing
 
 # Import name → the extra that brings it; what a build needs is checked before any work starts.
 TORCH_PACKAGES = {"torch": "torch", "safetensors": "torch", "torch_pruning": "torch"}
@@ -128,8 +129,20 @@ class Session:
         if self.settings.data.kind == "images":
             _need({"PIL": "images"})
         for target in self.targets:
-            _need({target.toolchain: {"onnxruntime": "onnx"}.get(target.toolchain, target.toolchain)})
-            _check_device(self.settings, target)
+            _check_device(self.settings, target, _runtime_version(target))
+        self._refuse_distant_budget()
+
+    def _refuse_distant_budget(self) -> None:
+        """Layers are timed on this machine; on a device's behalf that would be wrong without a word."""
+        if self.settings.student is None or self.settings.student.budget[0] != "latency_ms":
+            return
+        target = timed_target(self.settings, self.targets)
+        if target.place is not None:
+            raise ConfigError(
+                f"a latency budget cannot be kept on {target.name}: layers are timed on this machine alone",
+                where="student.latency_ms",
+                mend="give the student a budget of macs, parameters or bytes",
+            )
 
     def _demand(self) -> None:
         """Stop where the build file demands what measurements do not show; everything is handed over before.
@@ -164,7 +177,30 @@ def _need(packages: Mapping[str, str]) -> None:
             )
 
 
-def _check_device(settings: Settings, target: BuildTarget) -> None:
+def _runtime_version(target: BuildTarget) -> str | None:
+    """Version of the runtime where the target is.
+
+    Raises:
+        ToolchainMissing: there is none.
+        DeviceError: the device cannot be reached.
+    """
+    if target.place is None:
+        _need({target.toolchain: {"onnxruntime": "onnx"}.get(target.toolchain, target.toolchain)})
+        return tool_versions((target.toolchain,))[target.toolchain]
+    toolchain = toolchain_at(target.toolchain, target.place)
+    toolchain.fingerprint()
+    probe = toolchain.probe()
+    if not probe.available:
+        raise ToolchainMissing(
+            f"{target.toolchain} does not work on the device: {probe.detail}",
+            where=f"target {target.name!r}, {target.place['url']}",
+            mend=probe.mend,
+        )
+    version: str | None = probe.version
+    return version
+
+
+def _check_device(settings: Settings, target: BuildTarget, runtime_version: str | None) -> None:
     precisions = [variant.runs_as for variant in variants_of(settings, target)]
     violations = check_request(
         target.device,
@@ -173,7 +209,7 @@ def _check_device(settings: Settings, target: BuildTarget) -> None:
         precisions=[each for each in dict.fromkeys(precisions) if each != target.native],
         opset=None if settings.model.onnx else settings.export.opset,
         dynamic_batch=settings.export.dynamic_batch,
-        runtime_version=tool_versions((target.toolchain,))[target.toolchain],
+        runtime_version=runtime_version,
     )
     if violations:
         what = f"{target.device.name} with {target.toolchain} cannot do what the build asks of it"

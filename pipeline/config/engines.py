@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pipeline.config.section import Count, Section
+from targets.errors import ConfigError
+from targets.remote.ssh import Host
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "mixed"]
 
@@ -67,6 +69,23 @@ class TargetSection(Section):
     precisions: list[Precision] = Field(default=["fp32", "int8"], min_length=1)
     threads: Annotated[int, Field(ge=0)] = Field(default=1, description="of one inference; 0 is all cores")
     raw: dict[str, str] = Field(default={}, description="options for the runtime, passed as they are")
+    host: str | None = Field(
+        default=None, description='"ssh://user@name:port" of the device; default: this machine'
+    )
+    python: str = Field(default="python3", description="on the host; it has numpy and the runtime")
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> TargetSection:
+        if self.host is None and self.python != "python3":
+            raise ValueError("python is for a target with a host")
+        if self.host is not None:
+            try:
+                Host.parse(self.host)
+            except ConfigError as error:
+                raise ValueError(f"host: {error.what}; {error.mend}") from error
+            if self.device == "this-machine":
+                raise ValueError('say which device the host is; "this-machine" is this one')
+        return self
 
 
 class MeasureSection(Section):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluate import classifier, predict, restrict, score
 from pipeline.mistakes import mistakes
+from pipeline.places import toolchain_of
 from pipeline.record import Accuracy
 from pipeline.stage import Context, Progress
 from pipeline.stages.data import read_preprocess, read_split
@@ -18,7 +19,7 @@ from targets.capability import Capability
 from targets.checks import require_runnable
 from targets.errors import ModelError
 from targets.preprocess import Preprocess
-from targets.toolchain import Engine, EngineOptions, load_toolchain
+from targets.toolchain import Engine, EngineOptions, Toolchain, load_toolchain
 
 
 def compile_engine(context: Context) -> None:
@@ -30,7 +31,7 @@ def compile_engine(context: Context) -> None:
     folder = context.out / "engine"
     folder.mkdir()
     options = EngineOptions(settings["precision"], settings["threads"], settings["raw"])
-    load_toolchain(settings["toolchain"]).compile(model, settings["device"], options, folder)
+    toolchain_of(settings, context.progress).compile(model, settings["device"], options, folder)
 
 
 def evaluate(context: Context) -> None:
@@ -45,6 +46,7 @@ def evaluate(context: Context) -> None:
         read_preprocess(context.inputs["preprocess"]),
         context.progress,
         context.settings["examples"],
+        toolchain_of(context.settings, context.progress),
     )
     text = accuracy.model_dump_json(indent=1)
     (context.out / "accuracy.json").write_text(text + "\n", encoding="utf-8")
@@ -57,11 +59,13 @@ def score_engine(
     preprocess: Preprocess,
     progress: Progress,
     examples: int = 0,
+    toolchain: Toolchain | None = None,
 ) -> Accuracy:
     """Run an engine over a split and score it for a task.
 
     An engine with as many outputs as the task is taken as it is; one that tells apart all classes of the
-    data set is restricted to the task's. The most frequent confusions come with so many `examples`.
+    data set is restricted to the task's. The most frequent confusions come with so many `examples`. Without
+    a `toolchain` the engine runs on this machine.
 
     Raises:
         ModelError: the engine's outputs are neither.
@@ -69,7 +73,7 @@ def score_engine(
     images, labels = read_split(split)
     labels = task.translate(labels)
     mine = np.flatnonzero(labels >= 0)
-    runner = load_toolchain(engine.toolchain).open(engine)
+    runner = (toolchain or load_toolchain(engine.toolchain)).open(engine)
     try:
         infer, batch = classifier(runner)
         done = itertools.accumulate(itertools.repeat(batch))

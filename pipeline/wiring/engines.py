@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import GateKind
@@ -22,13 +21,15 @@ ENGINE_GATES: dict[str, GateKind] = {
 
 def take_onnx(request: Request, path: str) -> Stage:
     """Start from somebody's ONNX file."""
+    from pipeline.onnxmodel.file import data_files  # takes a third of a second: onnx
+
     model = request.path(path)
     return Stage(
         "model",
         "pipeline.stages.onnx:take",
         inputs=request.data("facts", "preprocess"),
         files={"model": model},
-        beside=_external_data(model),
+        beside=data_files(model),
         settings={
             "layout": request.settings.data.layout,
             "capabilities": {
@@ -174,8 +175,8 @@ def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator
         name,
         "pipeline.stages.engines:compile_engine",
         inputs={"model": onnx},
-        settings={
-            "toolchain": target.toolchain,
+        settings=request.toolchain(target)
+        | {
             "device": target.device.name,
             "capability": target.capability.model_dump(mode="json"),
             "precision": variant.runs_as,
@@ -188,7 +189,8 @@ def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator
         ENGINE_GATES[variant.precision],
         name,
         inputs={"reference": onnx, "candidate": Ref(name, "engine")},
-        **runtime | {"tools": (*ONNX_TOOLS, target.toolchain)},
+        settings=request.toolchain(target),
+        **runtime | {"tools": (*ONNX_TOOLS, *runtime["tools"])},
     )
 
 
@@ -203,8 +205,8 @@ def _measure(request: Request, target: BuildTarget, variants: Sequence[Variant])
         }
         | {f"model {variant.name}": Ref(onnx_stage(target, variant), "model.onnx") for variant in variants}
         | request.data("calibrate", "preprocess"),
-        settings={
-            "toolchain": target.toolchain,
+        settings=request.toolchain(target)
+        | {
             "measure": {
                 "warmup_min_s": section.warmup_s,
                 "min_samples": section.samples,
@@ -233,22 +235,7 @@ def _evaluate(request: Request, target: BuildTarget, variant: Variant) -> Stage:
             "task": Ref("task", "task.json"),
         }
         | request.data("test", "preprocess"),
-        settings={
-            "toolchain": target.toolchain,
-            "examples": request.settings.report.examples if variant.ships else 0,
-        },
+        settings=request.toolchain(target)
+        | {"examples": request.settings.report.examples if variant.ships else 0},
         **request.runtime(target),
-    )
-
-
-def _external_data(model: Path) -> tuple[Path, ...]:
-    """Files that may hold a model's weights: whatever lies beside it and is no text of ours."""
-    if not model.parent.is_dir():
-        return ()
-    return tuple(
-        sorted(
-            path
-            for path in model.parent.iterdir()
-            if path.is_file() and path != model and path.suffix not in (".toml", ".md")
-        )
     )
