@@ -441,19 +441,25 @@ def compile(  # the verb's name; the builtin is not used here
 @click.option("--inputs", type=click.Path(path_type=Path), help=".npz with one array [N, …] an input.")
 @click.option("--samples", default=200, show_default=True, help="At least so many of each engine.")
 @click.option("--seconds", default=2.0, show_default=True, help="At least so long, all engines together.")
+@click.option("--apart", is_flag=True, help="Each engine in a process of its own.")
 @AS_JSON
 def bench(
-    engines: tuple[Path, ...], inputs: Path | None, samples: int, seconds: float, as_json: bool
+    engines: tuple[Path, ...],
+    inputs: Path | None,
+    samples: int,
+    seconds: float,
+    apart: bool,
+    as_json: bool,
 ) -> None:
-    """Time ENGINES against each other, interleaved, in one process.
+    """Time ENGINES against each other, interleaved, and judge whether the timings can be trusted.
 
     Example: edgewright bench out/engines/x86-avx2-openvino/*
     """
     from pipeline.verbs.standalone import bench_engines
     from pipeline.verbs.summary import timings_document, timings_text
 
-    timings = bench_engines(list(engines), inputs, samples, seconds)
-    click.echo(json.dumps(timings_document(timings), indent=1) if as_json else timings_text(timings))
+    benched = bench_engines(list(engines), inputs, samples, seconds, apart)
+    click.echo(json.dumps(timings_document(benched), indent=1) if as_json else timings_text(benched))
 
 
 @main.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FEWEST = 2
+Figures = Callable[[Result], tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,14 @@ class TargetTrend:
         name: of the target.
         rows: builds in order of time, variants that ship.
         size_unit: of the sizes.
-        plot: SVG element.
+        plots: SVG elements: accuracy, latency, size.
         machines: CPUs the timings were taken on; with more than one, latencies cannot be compared.
     """
 
     name: str
     rows: list[Row]
     size_unit: str
-    plot: str
+    plots: list[str]
     machines: list[str]
 
 
@@ -168,9 +169,16 @@ def _target(name: str, number: int, builds: Sequence[Build], words: Wording) -> 
         )
         for (place, build, result), accuracy in zip(found, accuracies, strict=True)
     ]
-    naming = Naming(f"trend-{number}", f"{words.score.capitalize()}, latency and size on {name}", _said(rows))
-    machines = list(dict.fromkeys(row.machine for row in rows))
-    return TargetTrend(name, rows, unit.name, _plot(rows, unit.size, unit.name, naming, words), machines)
+    panels: dict[str, Figures] = {
+        f"{words.short.capitalize()}, %": _percent,
+        "Median latency, ms": _times,
+        f"Engine, {unit.name}": lambda result: _point(result.engine.size_bytes / unit.size),
+    }
+    plots = [
+        _plot(rows, figure, title, Naming(f"trend-{number}-{place}", f"{title}, on {name}", _said(rows)))
+        for place, (title, figure) in enumerate(panels.items(), 1)
+    ]
+    return TargetTrend(name, rows, unit.name, plots, list(dict.fromkeys(row.machine for row in rows)))
 
 
 def _machine(record: Record, target: str) -> str:
@@ -184,25 +192,19 @@ def _said(rows: Sequence[Row]) -> str:
     )
 
 
-def _plot(rows: Sequence[Row], unit: int, unit_name: str, naming: Naming, words: Wording) -> str:
-    """Draw three panels over the builds; timings that were not stable are hollow."""
+def _plot(rows: Sequence[Row], figure_of: Figures, title: str, naming: Naming) -> str:
+    """Draw one figure over the builds; latencies that were not stable are hollow."""
     with style(naming):
-        figure = new_figure(760, 240)
-        panels = figure.subplots(1, 3)
-        titles = (f"{words.short.capitalize()}, %", "Median latency, ms", f"Engine, {unit_name}")
-        for axes, title in zip(panels, titles, strict=True):
-            frame(axes)
-            axes.grid(True, color=FAINT, linewidth=0.7)
-            axes.set_title(title, loc="left")
-            axes.set_xlabel("build")
+        figure = new_figure(310, 215)
+        axes = figure.add_subplot()
+        frame(axes)
+        axes.grid(True, color=FAINT, linewidth=0.7)
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("build")
         for variant in dict.fromkeys(row.variant for row in rows):
             own = [row for row in rows if row.variant == variant]
-            _draw(panels[0], own, [_percent(row.result) for row in own])
-            _draw(panels[1], own, [_times(row.result) for row in own])
-            sizes = [row.result.engine.size_bytes / unit for row in own]
-            _draw(panels[2], own, [(size, size, size) for size in sizes])
-        for axes in panels:
-            _finish(axes, max(row.number for row in rows))
+            _draw(axes, own, [figure_of(row.result) for row in own], hollow=figure_of is _times)
+        _finish(axes, max(row.number for row in rows))
         return element(figure, naming)
 
 
@@ -211,11 +213,17 @@ def _percent(result: Result) -> tuple[float, float, float]:
     return 100 * result.accuracy.top1, 100 * low, 100 * high
 
 
+def _point(value: float) -> tuple[float, float, float]:
+    return value, value, value
+
+
 def _times(result: Result) -> tuple[float, float, float]:
     return result.latency.median_ms, *result.latency.median_interval_ms
 
 
-def _draw(axes: Axes, rows: Sequence[Row], figures: Sequence[tuple[float, float, float]]) -> None:
+def _draw(
+    axes: Axes, rows: Sequence[Row], figures: Sequence[tuple[float, float, float]], hollow: bool
+) -> None:
     mark = rows[0].mark
     colour = SERIES[mark.colour]
     numbers = [row.number for row in rows]
@@ -227,7 +235,7 @@ def _draw(axes: Axes, rows: Sequence[Row], figures: Sequence[tuple[float, float,
             yerr=[[max(value - low, 0.0)], [max(high - value, 0.0)]],
             fmt=MARKERS[mark.shape],
             color=colour,
-            markerfacecolor=colour if row.stable else "none",
+            markerfacecolor="none" if hollow and not row.stable else colour,
             markersize=6,
             elinewidth=1.2,
         )

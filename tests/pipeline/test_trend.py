@@ -52,7 +52,7 @@ def test_builds_stand_in_order_of_time(tmp_path: Path) -> None:
     assert not left_out
     page = page_of(folder, tmp_path)
     assert page.text.index("1.1.0, 2026-01-14") < page.text.index("3 1.3.0, 2026-03-14")
-    assert len(page.all("svg")) == 2 and all(plot["role"] == "img" for plot in page.all("svg"))
+    assert len(page.all("svg")) == 6 and all(plot["role"] == "img" for plot in page.all("svg"))
     assert "contended" in page.text and "different machines" not in page.text
     assert not {"script", "img"} & {tag for tag, _ in page.elements}
 
