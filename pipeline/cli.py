@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pipeline.verbs.bundles import keys, release, selftest, verify
 from pipeline.verbs.options import NUMBERS, SIZE, TIME
 from targets.errors import EdgewrightError
 
@@ -399,6 +400,10 @@ def report(record: Path, out: Path | None, schema: bool) -> None:
     folder = out or record.parent
     render(load(record), folder)
     click.echo(f"wrote {folder / 'report.html'}")
+
+
+for verb in (release, verify, selftest, keys):
+    main.add_command(verb)
 
 
 if __name__ == "__main__":

@@ -101,3 +101,16 @@ class ReportSection(Section):
     """What the report says besides figures."""
 
     licence: str = Field(default="", description="of the data; fashion-mnist knows its own")
+
+
+class ReleaseSection(Section):
+    """What a release says and promises besides what was built."""
+
+    licence: str = Field(default="", description="of the model, as SPDX has it, or in words")
+    publisher: str = Field(default="", description='who releases it, as in "Name <mail@example.com>"')
+    latency_margin: Annotated[float, Field(ge=1)] = Field(
+        default=1.25, description="promised latency, over the upper end of the median's interval"
+    )
+    widest_interval: Annotated[float, Field(gt=0)] = Field(
+        default=0.1, description="of a median, as a share of it; beyond it a measurement is unstable"
+    )

@@ -12,6 +12,7 @@ from pipeline.config.engines import (
     GatesSection,
     MeasureSection,
     QuantizeSection,
+    ReleaseSection,
     ReportSection,
     TargetSection,
 )
@@ -34,6 +35,7 @@ class Settings(Section):
     measure: MeasureSection = MeasureSection()
     gates: GatesSection = GatesSection()
     report: ReportSection = ReportSection()
+    release: ReleaseSection = ReleaseSection()
 
     @model_validator(mode="after")
     def _together(self) -> Settings:
