@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
+from calibration.external import open_session
 from calibration.gradient import SIGNS, probe_model
 from calibration.graph import FloatGraph
 from calibration.histogram import SIDE
@@ -131,9 +131,7 @@ class _Pass:
 
     def __init__(self, graph: FloatGraph, shapes: dict[str, tuple[int, ...]], tensors: list[str]) -> None:
         model, self._gradients = probe_model(graph, shapes, tensors)
-        self._session = ort.InferenceSession(
-            model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
-        )
+        self._session = open_session(model, session_options())
         self._signs = next(item.shape for item in self._session.get_inputs() if item.name == SIGNS)
         self._outputs = [item.name for item in self._session.get_outputs()]
 

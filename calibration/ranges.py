@@ -23,6 +23,7 @@ from calibration.clipping import (
     min_max_range,
     percentile_range,
 )
+from calibration.external import open_session
 from calibration.graph import FloatGraph
 from calibration.histogram import Histogram
 from calibration.importance import Importance, weigh
@@ -185,7 +186,7 @@ def _session(graph: FloatGraph, tensors: Iterable[str], where: Path) -> ort.Infe
     options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return open_session(model, options)
     except REFUSALS as error:
         raise ModelError(
             f"ONNX Runtime cannot run the model: {error}",
