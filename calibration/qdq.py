@@ -103,7 +103,8 @@ def _scales(
     """Choose one quantizer a group, from the values that enter it, for all its tensors."""
     scales = {}
     for group, sources in placement.groups.items():
-        chosen = choose_one(observations.of(sources), method, convention, percentile)
+        importance = observations.importance_of(sources)
+        chosen = choose_one(observations.of(sources), method, convention, percentile, importance)
         scales.update(dict.fromkeys(group, chosen))
     return scales
 

@@ -7,13 +7,15 @@ Here each node runs once: the tensors that later nodes read are kept, all others
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from calibration.ranges import Batch
+if TYPE_CHECKING:
+    from calibration.ranges import Batch
 
 Values = dict[str, NDArray[np.generic]]
 

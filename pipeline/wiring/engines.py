@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import GateKind
@@ -22,13 +21,15 @@ ENGINE_GATES: dict[str, GateKind] = {
 
 def take_onnx(request: Request, path: str) -> Stage:
     """Start from somebody's ONNX file."""
+    from pipeline.onnxmodel.file import data_files  # takes a third of a second: onnx
+
     model = request.path(path)
     return Stage(
         "model",
         "pipeline.stages.onnx:take",
         inputs=request.data("facts", "preprocess"),
         files={"model": model},
-        beside=_external_data(model),
+        beside=data_files(model),
         settings={
             "layout": request.settings.data.layout,
             "capabilities": {
@@ -82,6 +83,8 @@ def target_stages(request: Request, target: BuildTarget) -> Iterator[Stage]:
         if variant.precision == "mixed":
             yield from _mix(request, target, variant)
         yield from _engine(request, target, variant)
+        if variant.role == "product":
+            yield _golden(request, target, variant)
     yield _measure(request, target, variants)
     for variant in variants:
         yield _evaluate(request, target, variant)
@@ -174,8 +177,8 @@ def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator
         name,
         "pipeline.stages.engines:compile_engine",
         inputs={"model": onnx},
-        settings={
-            "toolchain": target.toolchain,
+        settings=request.toolchain(target)
+        | {
             "device": target.device.name,
             "capability": target.capability.model_dump(mode="json"),
             "precision": variant.runs_as,
@@ -188,7 +191,23 @@ def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator
         ENGINE_GATES[variant.precision],
         name,
         inputs={"reference": onnx, "candidate": Ref(name, "engine")},
-        **runtime | {"tools": (*ONNX_TOOLS, target.toolchain)},
+        settings=request.toolchain(target),
+        **runtime | {"tools": (*ONNX_TOOLS, *runtime["tools"])},
+    )
+
+
+def _golden(request: Request, target: BuildTarget, variant: Variant) -> Stage:
+    """Inputs and outputs that a release carries to the device; the gate says how close is close enough."""
+    compiled = f"compile {target.name} {variant.name}"
+    return Stage(
+        f"golden {target.name} {variant.name}",
+        "pipeline.stages.golden:choose",
+        inputs={
+            "model": Ref(onnx_stage(target, variant), "model.onnx"),
+            "gate": Ref(f"gate {compiled}", "gate.json"),
+        }
+        | request.data("calibrate", "preprocess"),
+        tools=ONNX_TOOLS,
     )
 
 
@@ -196,22 +215,31 @@ def _measure(request: Request, target: BuildTarget, variants: Sequence[Variant])
     section = request.settings.measure
     return Stage(
         f"measure {target.name}",
-        "pipeline.stages.engines:measure",
+        "pipeline.stages.measure:measure",
         inputs={
             f"engine {variant.name}": Ref(f"compile {target.name} {variant.name}", "engine")
             for variant in variants
         }
+        | {f"model {variant.name}": Ref(onnx_stage(target, variant), "model.onnx") for variant in variants}
         | request.data("calibrate", "preprocess"),
-        settings={
-            "toolchain": target.toolchain,
+        settings=request.toolchain(target)
+        | {
             "measure": {
                 "warmup_min_s": section.warmup_s,
                 "min_samples": section.samples,
                 "min_s": section.seconds,
                 "max_s": section.most_seconds,
             },
+            "extras": {
+                "memory": section.memory,
+                "throughput_s": section.throughput_seconds,
+                "requests": section.requests,
+                "energy_s": section.energy_seconds,
+                "layers": section.layers,
+            },
+            "stable": section.stable,
         },
-        **request.runtime(target),
+        **request.runtime(target) | {"tools": ("onnx", target.toolchain, "numpy")},
     )
 
 
@@ -224,19 +252,7 @@ def _evaluate(request: Request, target: BuildTarget, variant: Variant) -> Stage:
             "task": Ref("task", "task.json"),
         }
         | request.data("test", "preprocess"),
-        settings={"toolchain": target.toolchain},
+        settings=request.toolchain(target)
+        | {"examples": request.settings.report.examples if variant.ships else 0},
         **request.runtime(target),
-    )
-
-
-def _external_data(model: Path) -> tuple[Path, ...]:
-    """Files that may hold a model's weights: whatever lies beside it and is no text of ours."""
-    if not model.parent.is_dir():
-        return ()
-    return tuple(
-        sorted(
-            path
-            for path in model.parent.iterdir()
-            if path.is_file() and path != model and path.suffix not in (".toml", ".md")
-        )
     )
