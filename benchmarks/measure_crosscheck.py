@@ -5,9 +5,9 @@
 Each side runs in processes of its own, A B B A A B …: ours as `edgewright bench` times an engine, OpenVINO's
 benchmark_app synchronously with one request. Both read the same IR, precision, streams and threads pinned
 alike. benchmark_app reads a request's own clock; ours stands around the call, so it also has what Python and
-copying outputs cost, which is given in microseconds beside the ratio. The ratio is the median
-of the rounds' ratios, with its distribution-free 95 % interval (two of their order statistics): on a machine with
-neighbours single rounds go astray. The aim is a ratio within 3 %.
+copying outputs cost, which is given in microseconds beside the ratio. The ratio is the median of the rounds'
+ratios, with its distribution-free 95 % interval (two of their order statistics): on a machine with neighbours
+single rounds go astray. The aim is a ratio within 3 %.
 """
 
 from __future__ import annotations

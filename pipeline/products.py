@@ -90,7 +90,7 @@ def resolve_targets(settings: Settings, folder: Path) -> list[BuildTarget]:
         own = device.name if device.name.endswith(toolchain) else f"{device.name}-{toolchain}"
         name = section.name or own
         here = section.host is None
-        native = native_precision(toolchain, cpu_flags(), capability.precisions) if here else "fp32"
+        native = native_precision(toolchain, cpu_flags()) if here else "fp32"
         found.append(BuildTarget(name, section, device, capability, toolchain, native))
     _refuse_doubles([target.name for target in found])
     return found
