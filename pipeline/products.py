@@ -131,7 +131,7 @@ def variants_of(settings: Settings, target: BuildTarget) -> list[Variant]:
     precisions = list(dict.fromkeys(target.section.precisions))
     floats: list[str] = [precision for precision in precisions if precision not in QUANTIZED] or ["fp32"]
     quantized = [precision for precision in QUANTIZED if precision in precisions]
-    if quantized and target.native not in floats:
+    if quantized and target.native != "fp32" and target.native not in floats:
         floats.append(target.native)
     ordered = floats + quantized
     first, *rest = networks_of(settings)

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -309,7 +310,10 @@ def test_what_a_user_would_get_without_this_build_is_a_twin(
     target = products.resolve_targets(settings, tmp_path)[1]
     twins = [each.precision for each in products.variants_of(settings, target) if each.role == "float twin"]
     assert target.toolchain == "openvino" and twins == floats
-    _check_device(settings, target)
+    _check_device(settings, target, "2026.4.0")
+    target = replace(target, section=target.section.model_copy(update={"precisions": ["fp16", "int8"]}))
+    twins = [each.precision for each in products.variants_of(settings, target) if each.role == "float twin"]
+    assert twins == ["fp16", *floats[1:]]
 
 
 def test_every_step_says_what_it_cost_and_gained() -> None:
