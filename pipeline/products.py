@@ -90,7 +90,7 @@ def resolve_targets(settings: Settings, folder: Path) -> list[BuildTarget]:
         own = device.name if device.name.endswith(toolchain) else f"{device.name}-{toolchain}"
         name = section.name or own
         here = section.host is None
-        native = native_precision(toolchain, cpu_flags(), capability.precisions) if here else "fp32"
+        native = native_precision(toolchain, cpu_flags()) if here else "fp32"
         found.append(BuildTarget(name, section, device, capability, toolchain, native))
     _refuse_doubles([target.name for target in found])
     return found
@@ -131,7 +131,7 @@ def variants_of(settings: Settings, target: BuildTarget) -> list[Variant]:
     precisions = list(dict.fromkeys(target.section.precisions))
     floats: list[str] = [precision for precision in precisions if precision not in QUANTIZED] or ["fp32"]
     quantized = [precision for precision in QUANTIZED if precision in precisions]
-    if quantized and target.native not in floats:
+    if quantized and target.native != "fp32" and target.native not in floats:
         floats.append(target.native)
     ordered = floats + quantized
     first, *rest = networks_of(settings)

@@ -202,7 +202,7 @@ def _check_device(settings: Settings, target: BuildTarget, runtime_version: str)
         target.device,
         target.toolchain,
         # What this very CPU computes in by default needs no promise of the device file.
-        precisions=[each for each in dict.fromkeys(precisions) if each != target.native],
+        precisions=[each for each in dict.fromkeys(precisions) if each == "fp32" or each != target.native],
         opset=None if settings.model.onnx else settings.export.opset,
         dynamic_batch=settings.export.dynamic_batch,
         runtime_version=runtime_version,

@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.measured import Gain
-from pipeline.record import Record
-from pipeline.report.numbers import NOTHING, Measured, duration, fixed, measured
+from pipeline.record import Record, Result
+from pipeline.report.numbers import NOTHING, Measured, byte_unit, duration, fixed, measured
+
+
+@dataclass(frozen=True)
+class After:
+    """What a step came to: accuracy in percent, the engine's size, milliseconds."""
+
+    accuracy: str
+    size: str
+    median: str
 
 
 @dataclass(frozen=True)
@@ -15,6 +24,7 @@ class GainRow:
 
     gain: Gain
     cost: str
+    after: After
     accuracy: str
     accuracy_interval: str
     accuracy_kind: str
@@ -32,13 +42,17 @@ def rows(record: Record, target: str) -> list[GainRow]:
 def _row(gain: Gain, record: Record) -> GainRow:
     low, high = gain.speedup_interval
     kind = "win" if low > 1 else "loss" if high < 1 else "tie"
-    before = next(
-        result for result in record.results if (result.target, result.variant) == (gain.target, gain.before)
-    )
+    before, after = (_result(record, gain.target, variant) for variant in (gain.before, gain.after))
+    unit = byte_unit([after.engine.size_bytes])
     change = gain.size_change_bytes / max(before.engine.size_bytes, 1)
     return GainRow(
         gain=gain,
         cost=duration(gain.seconds) if gain.seconds else NOTHING,
+        after=After(
+            accuracy=fixed(100 * after.accuracy.top1, 2),
+            size=f"{unit.write(after.engine.size_bytes)} {unit.name}",
+            median=measured(after.latency.median_ms, *after.latency.median_interval_ms).value,
+        ),
         accuracy=_points(gain.accuracy_change),
         accuracy_interval=_interval(gain),
         accuracy_kind=_accuracy_kind(gain),
@@ -47,6 +61,10 @@ def _row(gain: Gain, record: Record) -> GainRow:
         speedup=measured(gain.speedup, low, high, apart_from=None if kind == "tie" else 1.0),
         speedup_kind=kind,
     )
+
+
+def _result(record: Record, target: str, variant: str) -> Result:
+    return next(each for each in record.results if (each.target, each.variant) == (target, variant))
 
 
 def _accuracy_kind(gain: Gain) -> str:

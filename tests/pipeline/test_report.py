@@ -186,7 +186,7 @@ def test_whole_record_has_a_section_for_everything(full: Page) -> None:
         "throughput with 2 requests under way, 2 streams",
         "preprocessing 0.0120 (0.0108–0.0132) ms and postprocessing",
         "slim and train student teacher fp32 → student fp32 5 min 12 s",
-        "▼ worse: −0.19 (−0.31 to −0.06)",
+        "98.95 ▼ worse: −0.19 (−0.31 to −0.06)",
         "student int8 : 7.41 bits a weight on average",
         "3 channels of 2 bits, 1 channel of 3 bits",
         "measured 0.21 ms, split 0.24 ms",
