@@ -232,7 +232,7 @@ def test_a_missing_toolchain_is_named_with_the_extra_that_brings_it(project, mon
 
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        "pipeline.session.importlib.util.find_spec", lambda name: None if name == "openvino" else real(name)
+        "pipeline.packages.importlib.util.find_spec", lambda name: None if name == "openvino" else real(name)
     )
     with pytest.raises(ToolchainMissing, match="'openvino', which is not installed") as caught:
         Session(project / "build.toml").build()
