@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pipeline.verbs.bundles import keys, release, selftest, verify
 from pipeline.verbs.options import NUMBERS, SIZE, TIME
 from targets.errors import ConfigError, EdgewrightError
 
@@ -208,12 +209,12 @@ def store() -> None:
     """
 
 
-@store.command()
+@store.command("verify")
 @click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
 @click.option("--remove", is_flag=True, help="Delete what is damaged; the next build makes it again.")
 @ALLOW_CODE
 @AS_JSON
-def verify(build_file: Path, remove: bool, allow_code: bool, as_json: bool) -> None:
+def store_verify(build_file: Path, remove: bool, allow_code: bool, as_json: bool) -> None:
     """Read all of BUILD_FILE's store again and compare it with its digests; exit code 1 if something differs.
 
     Example: edgewright store verify examples/footwear/build.toml
@@ -573,6 +574,10 @@ def report(record: Path, out: Path | None, schema: bool, trend: Path | None) -> 
     folder = out or record.parent
     render(load(record), folder)
     click.echo(f"wrote {folder / 'report.html'}")
+
+
+for verb in (release, verify, selftest, keys):
+    main.add_command(verb)
 
 
 if __name__ == "__main__":

@@ -197,6 +197,11 @@ def engine_path(target: BuildTarget, variant: Variant) -> str:
     return f"engines/{target.name}/{variant.network}-{variant.precision}"
 
 
+def golden_path(target: BuildTarget, variant: Variant) -> str:
+    """Where real inputs and expected outputs of a product are handed over, below the output folder."""
+    return f"golden/{target.name}/{variant.network}-{variant.precision}"
+
+
 def published(settings: Settings, targets: Sequence[BuildTarget]) -> dict[str, Ref]:
     """What a build hands over: path below the output folder → artefact."""
     found = {f"report.{kind}": Ref("report", f"report.{kind}") for kind in ("html", "json", "md")}
@@ -209,6 +214,9 @@ def published(settings: Settings, targets: Sequence[BuildTarget]) -> dict[str, R
         for variant in variants_of(settings, target):
             found[onnx_path(target, variant)] = Ref(onnx_stage(target, variant), "model.onnx")
             found[engine_path(target, variant)] = Ref(f"compile {target.name} {variant.name}", "engine")
+            if variant.role == "product":
+                golden = Ref(f"golden {target.name} {variant.name}", "golden")
+                found[golden_path(target, variant)] = golden
             if variant.precision == "mixed":
                 path, stage = onnx_path(target, variant).removesuffix(".onnx"), mixed(target, variant.network)
                 found[f"{path}.packed"] = Ref(stage, "model.packed")

@@ -17,9 +17,7 @@ def write_report(cells: list[dict[str, Any]], out: Path) -> None:
     document = {
         "cells": cells,
         "machine": {"processor": platform.processor() or platform.machine(), "system": platform.platform()},
-        "versions": {
-            name: version(name) for name in ("edgewright", "numpy", "onnx", "onnxruntime", "openvino")
-        },
+        "versions": {name: version(name) for name in packages},
     }
     out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     out.with_suffix(".md").write_text(markdown(cells), encoding="utf-8")

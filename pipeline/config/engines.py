@@ -155,3 +155,16 @@ class ReportSection(Section):
     examples: Annotated[int, Field(ge=0, le=16)] = Field(
         default=4, description="images shown of each of the most frequent confusions; 0 keeps test images out"
     )
+
+
+class ReleaseSection(Section):
+    """What a release says and promises besides what was built."""
+
+    licence: str = Field(default="", description="of the model, as SPDX has it, or in words")
+    publisher: str = Field(default="", description='who releases it, as in "Name <mail@example.com>"')
+    latency_margin: Annotated[float, Field(ge=1)] = Field(
+        default=1.25, description="promised latency, over the upper end of the median's interval"
+    )
+    widest_interval: Annotated[float, Field(gt=0)] = Field(
+        default=0.1, description="of a median, as a share of it; beyond it a measurement is unstable"
+    )

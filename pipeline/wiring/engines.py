@@ -83,6 +83,8 @@ def target_stages(request: Request, target: BuildTarget) -> Iterator[Stage]:
         if variant.precision == "mixed":
             yield from _mix(request, target, variant)
         yield from _engine(request, target, variant)
+        if variant.role == "product":
+            yield _golden(request, target, variant)
     yield _measure(request, target, variants)
     for variant in variants:
         yield _evaluate(request, target, variant)
@@ -191,6 +193,21 @@ def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator
         inputs={"reference": onnx, "candidate": Ref(name, "engine")},
         settings=request.toolchain(target),
         **runtime | {"tools": (*ONNX_TOOLS, *runtime["tools"])},
+    )
+
+
+def _golden(request: Request, target: BuildTarget, variant: Variant) -> Stage:
+    """Inputs and outputs that a release carries to the device; the gate says how close is close enough."""
+    compiled = f"compile {target.name} {variant.name}"
+    return Stage(
+        f"golden {target.name} {variant.name}",
+        "pipeline.stages.golden:choose",
+        inputs={
+            "model": Ref(onnx_stage(target, variant), "model.onnx"),
+            "gate": Ref(f"gate {compiled}", "gate.json"),
+        }
+        | request.data("calibrate", "preprocess"),
+        tools=ONNX_TOOLS,
     )
 
 
