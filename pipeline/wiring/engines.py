@@ -6,7 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.config import GateKind
-from pipeline.products import QUANTIZED, BuildTarget, Variant, mixed, onnx_stage, quantized, variants_of
+from pipeline.products import (
+    QUANTIZED,
+    BuildTarget,
+    Variant,
+    may_ship,
+    mixed,
+    onnx_stage,
+    quantized,
+    variants_of,
+)
 from pipeline.stage import Ref, Stage
 from pipeline.wiring.request import ONNX_TOOLS, Request
 
@@ -83,7 +92,7 @@ def target_stages(request: Request, target: BuildTarget) -> Iterator[Stage]:
         if variant.precision == "mixed":
             yield from _mix(request, target, variant)
         yield from _engine(request, target, variant)
-        if variant.role == "product":
+        if may_ship(request.settings, variant):
             yield _golden(request, target, variant)
     yield _measure(request, target, variants)
     for variant in variants:
