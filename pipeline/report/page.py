@@ -115,6 +115,24 @@ def render_triage(triage: Triage, project: str, edgewright_version: str, folder:
     _write(folder, {"triage.html": page})
 
 
+def render_trend(folder: Path, out: Path, edgewright_version: str) -> None:
+    """Write trend.html: a series of builds.
+
+    Args:
+        folder: holds their records.
+        out: where the file goes; made when missing.
+        edgewright_version: of the program that draws.
+
+    Raises:
+        ConfigError: the records make no series.
+        StoreError: the folder cannot be written.
+    """
+    from pipeline.report.trend import view
+
+    context = {"trend": view(folder), "version": edgewright_version}
+    _write(out, {"trend.html": _environment().get_template("trend.html.j2").render(context)})
+
+
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -136,7 +154,19 @@ def markdown(text: object) -> str:
 
 
 def _context(record: Record) -> dict[str, Any]:
-    from pipeline.report import paths, provenance, results, scores, structure, timing, triage
+    from pipeline.report import (
+        beside,
+        gains,
+        judgements,
+        layers,
+        paths,
+        provenance,
+        results,
+        scores,
+        structure,
+        timing,
+        triage,
+    )
     from pipeline.report.wording import wording
 
     targets = results.all_targets(record)
@@ -145,6 +175,11 @@ def _context(record: Record) -> dict[str, Any]:
         "words": wording(record.data.labels),
         "targets": targets,
         "plots": {target.anchor: target.tradeoff() for target in targets},
+        "judgements": judgements.lines(record),
+        "beside": {target.anchor: beside.table(target) for target in targets},
+        "gains": {target.anchor: gains.rows(record, target.target.name) for target in targets},
+        "layer_times": {target.anchor: layers.tables(target) for target in targets},
+        "bits": {target.anchor: layers.bits(target) for target in targets},
         "timings": {target.anchor: timing.timings(target) for target in targets},
         "recalls": {target.anchor: scores.recalls(target) for target in targets},
         "confusions": {

@@ -112,6 +112,6 @@ def fresh(model: Mapping[str, Any]) -> nn.Module:
 
 
 def give_head(network: nn.Module, inputs: Mapping[str, Path]) -> None:
-    """Replace a classifier's head by the task's."""
+    """Replace a classifier's head by the task's; artefacts: task.json, facts.json."""
     task = Task.load(inputs["task"])
-    with_head(network, task.wanted, task.other, len(task.known))
+    with_head(network, task.wanted, task.other, len(task.known), input_shape(inputs["facts"]))

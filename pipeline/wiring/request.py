@@ -103,6 +103,10 @@ class Request:
             "fingerprint": self.fingerprints[target.name],
         }
 
+    def toolchain(self, target: BuildTarget) -> dict[str, Any]:
+        """Settings a stage finds a target's toolchain by."""
+        return {"toolchain": target.toolchain} | ({"host": target.place} if target.place else {})
+
     def timing(self, target: BuildTarget) -> dict[str, Any]:
         """Settings of what is timed on a target as it would ship there (`stages.costs.layer_target`)."""
         return {
@@ -113,10 +117,6 @@ class Request:
             "raw": target.section.raw,
             "convention": target.capability.quantization and target.capability.quantization.model_dump(),
         }
-
-    def toolchain(self, target: BuildTarget) -> dict[str, Any]:
-        """Settings a stage finds a target's toolchain by."""
-        return {"toolchain": target.toolchain} | ({"host": target.place} if target.place else {})
 
 
 def torch_inputs(network: str) -> dict[str, Ref]:

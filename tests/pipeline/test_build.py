@@ -151,7 +151,9 @@ def test_thorough_quantization_tries_repairs_and_is_gated_by_the_original(projec
     session = edit(project, ("samples = 64\n\n#", 'samples = 64\neffort = "thorough"\n\n#'))
     assert not [stage.name for stage in plan(session.request) if stage.name.startswith("observe")]
     entries = session.run_only("gate quantize student any-onnxruntime")
-    trials = json.loads((entries["quantize student any-onnxruntime"].out / "trials.json").read_text())
+    trials = json.loads((entries["quantize student any-onnxruntime"].out / "search.json").read_text())[
+        "trials"
+    ]
     assert len(trials) > 2 and set(trials[0]) == {"recipe", "distance"}
     gate = json.loads((entries["gate quantize student any-onnxruntime"].out / "gate.json").read_text())
     assert gate["passed"] and gate["reference"] == "float ONNX"
@@ -308,7 +310,19 @@ device = "any-onnxruntime"
         Session(own / "build.toml").build()
 
 
-def make_foreign_onnx(path):
+def test_a_models_data_belong_to_its_key_wherever_they_lie(tmp_path):
+    (tmp_path / "build.toml").write_text(
+        '[project]\nname = "own"\n[data]\nkind = "fashion-mnist"\n[model]\nonnx = "own.onnx"\n'
+        '[[targets]]\ndevice = "any-onnxruntime"\n'
+    )
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "notes.txt").write_text("not the model's")
+    make_foreign_onnx(tmp_path / "own.onnx", "weights/own.bin")
+    (stage,) = (one for one in Session(tmp_path / "build.toml").stages() if one.name == "model")
+    assert dict(stage.beside) == {"weights/own.bin": tmp_path / "weights" / "own.bin"}
+
+
+def make_foreign_onnx(path, location="foreign.onnx.data"):
     rng = np.random.default_rng(0)
     tensors = {
         "w1": rng.normal(size=(8, 1, 3, 3)),
@@ -331,7 +345,7 @@ def make_foreign_onnx(path):
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in tensors.items()],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
-    onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=0)
+    onnx.save(model, path, save_as_external_data=True, location=location, size_threshold=0)
 
 
 def test_the_report_json_carries_the_settings_as_validated(small_build):
