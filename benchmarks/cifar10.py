@@ -29,8 +29,8 @@ from torch import nn
 
 from pipeline import zoo
 from pipeline.compress.allocation import make_plan
-from pipeline.compress.budget import Budget
-from pipeline.compress.cost import count_macs, macs
+from pipeline.compress.budget import macs_budget
+from pipeline.compress.cost import count_macs
 from pipeline.compress.distill import cross_entropy, distillation_loss
 from pipeline.compress.evidence import Evidence
 from pipeline.compress.groups import find_groups
@@ -112,10 +112,10 @@ def cell(
     """Cut, repair, test, distil, test."""
     shapes = find_shapes(whole, seen.groups, SHAPE)
     before = count_macs(whole, SHAPE)
-    budget = Budget("macs", share * before, lambda widths: macs(shapes, widths), share_of=float(before))
     begun = time.perf_counter()
     removal = rank(criterion, seen)
     ranked = time.perf_counter() - begun
+    budget = macs_budget(shapes, share * before)
     plan = make_plan(shapes, removal, budget, allocation=allocation, alignment=2, minimum=8)
     student = apply(copy.deepcopy(whole), plan, SHAPE)
     repair(student, whole, plan, seen.batches, SHAPE)

@@ -28,14 +28,16 @@ from criteria_report import read, report
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.compress.allocation import plan_uniform
+from pipeline.compress.allocation import make_plan
+from pipeline.compress.budget import macs_budget
 from pipeline.compress.cost import count_macs
 from pipeline.compress.distill import cross_entropy
 from pipeline.compress.evidence import Evidence
 from pipeline.compress.groups import find_groups
-from pipeline.compress.importance import CRITERIA, rank
+from pipeline.compress.importance import CRITERIA, by_score, rank
 from pipeline.compress.readers import find_readers
 from pipeline.compress.repair import repair
+from pipeline.compress.shapes import find_shapes
 from pipeline.compress.structure import Plan, apply
 from pipeline.datasets.fashion_mnist import fashion_mnist, find_fashion_mnist
 from pipeline.datasets.source import ArraySource
@@ -136,7 +138,7 @@ def scene(source: ArraySource, whole: nn.Module, settings: Settings, task: int, 
     classes = TASKS[task]
     network = copy.deepcopy(whole)
     if task < 10:
-        with_head(network, classes, False, 10)
+        with_head(network, classes, False, 10, SHAPE)
     network.eval().requires_grad_(False)
     train = examples(source, classes, 0, TRAIN_TO)
     rng = np.random.default_rng(seed)
@@ -153,11 +155,11 @@ def uniform_plans(settings: Settings) -> dict[float, Plan]:
     """Share → uniform widths at that share of the teacher's cost; which channels stay is of no account."""
     network = resnet(10, 1, (1, 1, 1), settings.widths).eval()
     groups = find_groups(network, SHAPE)
-    order = {group.leader: torch.arange(group.width, dtype=torch.float32) for group in groups}
-    macs = count_macs(network, SHAPE)
+    order = {group.leader: by_score(torch.arange(group.width)) for group in groups}
+    shapes, macs = find_shapes(network, groups, SHAPE), count_macs(network, SHAPE)
     return {
-        share: plan_uniform(
-            network, SHAPE, order, groups, macs=int(share * macs), alignment=ALIGNMENT, minimum=MINIMUM
+        share: make_plan(
+            shapes, order, macs_budget(shapes, int(share * macs)), alignment=ALIGNMENT, minimum=MINIMUM
         )
         for share in settings.shares
     }

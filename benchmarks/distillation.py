@@ -29,12 +29,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.compress.allocation import plan_uniform
+from pipeline.compress.allocation import make_plan
+from pipeline.compress.budget import macs_budget
 from pipeline.compress.cost import count_macs
 from pipeline.compress.distill import DistillationSettings, cross_entropy, distilling
 from pipeline.compress.groups import find_groups
-from pipeline.compress.importance import l1_importance
+from pipeline.compress.importance import by_score, l1_importance
 from pipeline.compress.repair import repair
+from pipeline.compress.shapes import find_shapes
 from pipeline.compress.structure import apply
 from pipeline.datasets.fashion_mnist import fashion_mnist, find_fashion_mnist
 from pipeline.datasets.source import ArraySource
@@ -113,11 +115,12 @@ def examples(source: ArraySource, task: int, start: int, stop: int, count: int, 
 
 def repaired(task: int, share: float, seen: Examples) -> nn.Module:
     """The teacher with the task's head, cut to a share of its cost and refitted."""
-    whole = with_head(teacher(), TASKS[task], False, 10) if task < 10 else teacher()
+    whole = with_head(teacher(), TASKS[task], False, 10, SHAPE) if task < 10 else teacher()
     groups = find_groups(whole, SHAPE)
-    macs = int(share * count_macs(whole, SHAPE))
-    importance = l1_importance(whole, groups)
-    plan = plan_uniform(whole, SHAPE, importance, groups, macs=macs, alignment=2, minimum=8)
+    shapes = find_shapes(whole, groups, SHAPE)
+    budget = macs_budget(shapes, int(share * count_macs(whole, SHAPE)))
+    order = {leader: by_score(score) for leader, score in l1_importance(whole, groups).items()}
+    plan = make_plan(shapes, order, budget, alignment=2, minimum=8)
     batches = [
         seen.tensors(np.arange(start, min(start + 128, len(seen.labels))))
         for start in range(0, len(seen.labels), 128)

@@ -1,6 +1,6 @@
 """What scoring costs: time against forward passes over the same images, and memory, as everything grows.
 
-    python benchmarks/scoring_cost.py [--repeats 2] [--out benchmarks/scoring_cost.json]
+    python benchmarks/scoring_cost.py [--repeats 2] [--criteria …] [--out benchmarks/scoring_cost.json]
 
 Every cell is a process of its own, on one thread, with glibc keeping its buffers as in builds. In it, passes
 forward and passes that gather a criterion's statistics take turns; times are the processor's, so that what
@@ -178,10 +178,19 @@ def measure_child(size: Size, name: str, repeats: int) -> dict[str, Any]:
     return found
 
 
+def cells(size: Size, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All criteria at one size: those chosen are measured, the others kept as the file has them."""
+    kept = json.loads(options.out.read_text(encoding="utf-8"))["cells"] if options.out.is_file() else []
+    old = {cell["criterion"]: cell for cell in kept if asdict(size).items() <= cell.items()}
+    new = {name: measure_child(size, name, options.repeats) for name in options.criteria}
+    return [(old | new)[name] for name in PASSES if name in old | new]
+
+
 def main() -> None:
     """Measure every cell."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--criteria", nargs="+", choices=PASSES, default=list(PASSES), help="to measure anew")
     parser.add_argument("--one", nargs=2, metavar=("CRITERION", "SIZE"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/scoring_cost.json"))
     options = parser.parse_args()
@@ -193,7 +202,7 @@ def main() -> None:
         "repeats": options.repeats,
         "machine": environment.facts(),
         "versions": {name: version(name) for name in ("torch", "torch-pruning")},
-        "cells": [measure_child(size, name, options.repeats) for size in SIZES for name in PASSES],
+        "cells": [cell for size in SIZES for cell in cells(size, options)],
     }
     options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 

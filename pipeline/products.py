@@ -9,7 +9,9 @@ from pathlib import Path
 from pipeline.config import Settings, TargetSection
 from pipeline.stage import Ref
 from targets.capability import Capability, Device, load_device
+from targets.cpu import cpu_flags
 from targets.errors import ConfigError
+from targets.native import native_precision
 
 # Precisions that ship beside each other; the others are the float twins they are compared with.
 QUANTIZED = ("int8", "mixed")
@@ -26,6 +28,7 @@ class BuildTarget:
         device: what the device can do.
         capability: what it can do with the toolchain chosen.
         toolchain: name of that toolchain.
+        native: precision the runtime would compute a float model in by default.
     """
 
     name: str
@@ -33,6 +36,14 @@ class BuildTarget:
     device: Device
     capability: Capability
     toolchain: str
+    native: str = "fp32"
+
+    @property
+    def place(self) -> dict[str, str] | None:
+        """The device's address, as `pipeline.places` takes it; None for this machine."""
+        if self.section.host is None:
+            return None
+        return {"url": self.section.host, "python": self.section.python}
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,9 @@ def resolve_targets(settings: Settings, folder: Path) -> list[BuildTarget]:
         capability = device.capability(toolchain)
         own = device.name if device.name.endswith(toolchain) else f"{device.name}-{toolchain}"
         name = section.name or own
-        found.append(BuildTarget(name, section, device, capability, toolchain))
+        here = section.host is None
+        native = native_precision(toolchain, cpu_flags()) if here else "fp32"
+        found.append(BuildTarget(name, section, device, capability, toolchain, native))
     _refuse_doubles([target.name for target in found])
     return found
 
@@ -111,12 +124,16 @@ def labels_of(settings: Settings) -> str:
 def variants_of(settings: Settings, target: BuildTarget) -> list[Variant]:
     """What is compiled for a target: what ships at every precision asked for, the teacher to compare with.
 
-    The first float precision is the float twin everything is compared with. The teacher is quantized as well
-    where its students are: what plain quantization would have come to.
+    The first float precision is the float twin everything is compared with. Where a quantized one ships,
+    the one the runtime would choose by itself is a twin as well: users without this build get that one. The
+    teacher is quantized as well where its students are: what plain quantization would have come to.
     """
     precisions = list(dict.fromkeys(target.section.precisions))
-    floats = [precision for precision in precisions if precision not in QUANTIZED] or ["fp32"]
-    ordered = floats + [precision for precision in QUANTIZED if precision in precisions]
+    floats: list[str] = [precision for precision in precisions if precision not in QUANTIZED] or ["fp32"]
+    quantized = [precision for precision in QUANTIZED if precision in precisions]
+    if quantized and target.native != "fp32" and target.native not in floats:
+        floats.append(target.native)
+    ordered = floats + quantized
     first, *rest = networks_of(settings)
     shipped = ordered[len(floats) :] or ordered[-1:]
     roles = dict.fromkeys(ordered, "float twin") | dict.fromkeys(shipped, "product")

@@ -10,15 +10,17 @@ from pathlib import Path
 
 from pipeline.build import needed, plan
 from pipeline.config import Settings, load_settings
-from pipeline.products import BuildTarget, published, resolve_targets, variants_of
+from pipeline.places import toolchain_at
+from pipeline.products import BuildTarget, published, resolve_targets, timed_target, variants_of
 from pipeline.publish import publish
+from pipeline.report import load
 from pipeline.run import Decision, Listener, Run
-from pipeline.stage import Stage, tool_versions
+from pipeline.stage import Stage
 from pipeline.store import Entry, Store, explained
 from pipeline.wiring.report import report_stage
 from pipeline.wiring.request import Request
 from targets.checks import check_request, refused
-from targets.errors import ToolchainMissing
+from targets.errors import ConfigError, GateFailed, ToolchainMissing
 
 # Import name → the extra that brings it; what a build needs is checked before any work starts.
 TORCH_PACKAGES = {"torch": "torch", "safetensors": "torch", "torch_pruning": "torch"}
@@ -84,6 +86,7 @@ class Session:
         last = report_stage(self.request, self.runner.entries)
         self.runner.run([last])
         changed = publish(self.output, published(self.settings, self.targets), self.runner.entries)
+        self._demand()
         return BuildResult(len(stages) + 1, self.runner.ran, self.output, changed)
 
     def run_only(self, *names: str, beside: Iterable[Stage] = ()) -> dict[str, Entry]:
@@ -126,8 +129,36 @@ class Session:
         if self.settings.data.kind == "images":
             _need({"PIL": "images"})
         for target in self.targets:
-            _need({target.toolchain: {"onnxruntime": "onnx"}.get(target.toolchain, target.toolchain)})
-            _check_device(self.settings, target)
+            version = _runtime_version(target, self.request.fingerprints[target.name])
+            _check_device(self.settings, target, version)
+        self._refuse_distant_budget()
+
+    def _refuse_distant_budget(self) -> None:
+        """Layers are timed on this machine; on a device's behalf that would be wrong without a word."""
+        if self.settings.student is None or self.settings.student.budget[0] != "latency_ms":
+            return
+        target = timed_target(self.settings, self.targets)
+        if target.place is not None:
+            raise ConfigError(
+                f"a latency budget cannot be kept on {target.name}: layers are timed on this machine alone",
+                where="student.latency_ms",
+                mend="give the student a budget of macs, parameters or bytes",
+            )
+
+    def _demand(self) -> None:
+        """Stop where the build file demands what measurements do not show; everything is handed over before.
+
+        Raises:
+            GateFailed: something demanded is not met.
+        """
+        path = self.output / "report.json"
+        unmet = [each for each in load(path).requirements if each.demanded and not each.passed]
+        if unmet:
+            raise GateFailed(
+                " ".join(f"{each.target}: {each.words}" for each in unmet),
+                where=str(path.with_suffix(".html")),
+                mend='ask for less in [pays], or set pays.otherwise = "float" to ship the float engine',
+            )
 
     def _prepare(self) -> None:
         self.runner.store.prepare()
@@ -147,15 +178,34 @@ def _need(packages: Mapping[str, str]) -> None:
             )
 
 
-def _check_device(settings: Settings, target: BuildTarget) -> None:
+def _runtime_version(target: BuildTarget, fingerprint: Mapping[str, str]) -> str:
+    """Version of the runtime where the target is.
+
+    Raises:
+        ToolchainMissing: there is none.
+    """
+    version = fingerprint.get(target.toolchain, "missing")
+    if version == "missing":
+        probe = toolchain_at(target.toolchain, target.place).probe()
+        place = f", {target.place['url']}" if target.place else ""
+        raise ToolchainMissing(
+            f"{target.toolchain} does not work: {probe.detail}",
+            where=f"target {target.name!r}{place}",
+            mend=probe.mend,
+        )
+    return version
+
+
+def _check_device(settings: Settings, target: BuildTarget, runtime_version: str) -> None:
     precisions = [variant.runs_as for variant in variants_of(settings, target)]
     violations = check_request(
         target.device,
         target.toolchain,
-        precisions=list(dict.fromkeys(precisions)),
+        # What this very CPU computes in by default needs no promise of the device file.
+        precisions=[each for each in dict.fromkeys(precisions) if each == "fp32" or each != target.native],
         opset=None if settings.model.onnx else settings.export.opset,
         dynamic_batch=settings.export.dynamic_batch,
-        runtime_version=tool_versions((target.toolchain,))[target.toolchain],
+        runtime_version=runtime_version,
     )
     if violations:
         what = f"{target.device.name} with {target.toolchain} cannot do what the build asks of it"

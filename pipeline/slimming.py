@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.record import Budget, ChannelGroup, Interval, KeptChannels, Slimmed, Structure, UncutLayer
+from pipeline.measured import Interval
+from pipeline.record import Budget, ChannelGroup, KeptChannels, Slimmed, Structure, UncutLayer
 
 # A curve drawn a few centimetres wide shows no more.
 MOST_POINTS = 64
@@ -51,7 +52,10 @@ def structure(
         students=[
             Slimmed(
                 network=student,
-                groups=[_kept(group, plan["keep"][group["leader"]]) for group in scores["groups"]],
+                groups=[
+                    KeptChannels(leader=leader, channels=channels, lost=plan["lost"][leader])
+                    for leader, channels in plan["keep"].items()
+                ],
                 budget=_budget(plan, achieved.get(student)),
             )
             for student, plan in plans.items()
@@ -85,7 +89,7 @@ def achieved(
 
 def planned_cost(plan: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Kind, limit, cost before and predicted cost of a plan.json; None in a plan made by hand."""
-    cost: Mapping[str, Any] | None = plan.get("cost")
+    cost: Mapping[str, Any] | None = plan["cost"]
     return cost
 
 
@@ -110,11 +114,6 @@ def _verdict(limit: float, achieved: Achieved) -> Literal["holds", "too close to
     if high <= limit:
         return "holds"
     return "exceeded" if low > limit else "too close to call"
-
-
-def _kept(group: Mapping[str, Any], channels: list[int]) -> KeptChannels:
-    removed = len(group["order"]) - len(channels)
-    return KeptChannels(leader=group["leader"], channels=channels, lost=_share_lost(group, removed))
 
 
 def _curve(group: Mapping[str, Any]) -> list[tuple[int, float]]:

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from pipeline.compress import cost
 from pipeline.compress.budget import Budget
 from pipeline.compress.discriminant import Removal
-from pipeline.compress.groups import Group
-from pipeline.compress.shapes import Shapes, find_shapes
+from pipeline.compress.shapes import Shapes
 from pipeline.compress.structure import Plan, PlannedCost
 
 # No group is left less than this share of what the uniform allocation would leave it: criteria look at one
@@ -37,7 +33,7 @@ def make_plan(
     removal: Mapping[str, Removal],
     budget: Budget,
     *,
-    allocation: Allocation,
+    allocation: Allocation = "uniform",
     alignment: int,
     minimum: int,
 ) -> Plan:
@@ -60,41 +56,20 @@ def make_plan(
         levels = not_below(levels, widths)
         lost = {leader: losses(removal[leader], steps) for leader, steps in levels.items()}
         widths = by_information(lost, levels, budget)
-    keep = {leader: removal[leader].keep(width) for leader, width in widths.items()}
-    shares = {leader: share_lost(removal[leader], width) for leader, width in widths.items()}
-    return _plan(shapes, budget, keep, allocation).model_copy(update={"lost": shares})
-
-
-def plan_uniform(
-    network: nn.Module,
-    input_shape: Sequence[int],
-    importance: Mapping[str, Tensor],
-    groups: Sequence[Group],
-    *,
-    macs: int,
-    alignment: int,
-    minimum: int,
-) -> Plan:
-    """Cut every group to about the same share of its width, as wide as a budget of operations allows.
-
-    Args:
-        network: the network to be cut; left as it is.
-        input_shape: batch 1 included.
-        importance: leader → one number a channel; the highest stay.
-        groups: of `find_groups`.
-        macs: multiply-accumulates the cut network may cost.
-        alignment: widths are multiples of it where the layer is wide enough.
-        minimum: channels no group goes below.
-
-    Raises:
-        ConfigError: even the narrowest network costs more; the message says how much.
-    """
-    shapes = find_shapes(network, groups, input_shape)
-    whole = cost.macs(shapes, shapes.full)
-    budget = Budget("macs", macs, partial(cost.macs, shapes), share_of=float(whole))
-    widths = uniform(width_levels(shapes.full, alignment, minimum), budget)
-    keep = {leader: _top(importance[leader], width) for leader, width in widths.items()}
-    return _plan(shapes, budget, keep, "uniform")
+    return Plan(
+        keep={leader: removal[leader].keep(width) for leader, width in widths.items()},
+        widths=dict(shapes.full),
+        macs_before=int(cost.macs(shapes, shapes.full)),
+        macs_after=int(cost.macs(shapes, widths)),
+        allocation=allocation,
+        cost=PlannedCost(
+            kind=budget.kind,
+            limit=budget.limit,
+            before=float(budget.cost(shapes.full)),
+            predicted=float(budget.cost(widths)),
+        ),
+        lost={leader: share_lost(removal[leader], width) for leader, width in widths.items()},
+    )
 
 
 def width_levels(full: Mapping[str, int], alignment: int, minimum: int) -> dict[str, list[int]]:
@@ -233,24 +208,3 @@ def share_lost(removal: Removal, width: int) -> float:
     if removed == 0 or removal.total <= 0:
         return 0.0
     return min(max(removal.lost[removed - 1] / removal.total, 0.0), 1.0)
-
-
-def _plan(shapes: Shapes, budget: Budget, keep: dict[str, list[int]], allocation: Allocation) -> Plan:
-    widths = {leader: len(channels) for leader, channels in keep.items()}
-    return Plan(
-        keep=keep,
-        widths=dict(shapes.full),
-        macs_before=int(cost.macs(shapes, shapes.full)),
-        macs_after=int(cost.macs(shapes, widths)),
-        allocation=allocation,
-        cost=PlannedCost(
-            kind=budget.kind,
-            limit=budget.limit,
-            before=float(budget.cost(shapes.full)),
-            predicted=float(budget.cost(widths)),
-        ),
-    )
-
-
-def _top(scores: Tensor, count: int) -> list[int]:
-    return sorted(torch.argsort(scores, descending=True, stable=True)[:count].tolist())

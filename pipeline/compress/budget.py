@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.compress.shapes import Count, Widths
+from pipeline.compress.cost import macs
+from pipeline.compress.shapes import Count, Shapes, Widths
 from targets.errors import ConfigError
 
 Cost = Callable[[Widths], Count | NDArray[np.float64]]
@@ -68,3 +70,8 @@ class Budget:
             where=self.setting,
             mend=f"set {self.setting} to at least {enough:.{digits}f}, or lower student.minimum_width",
         )
+
+
+def macs_budget(shapes: Shapes, limit: float) -> Budget:
+    """So many multiply-accumulates, as a share of the network these shapes are of."""
+    return Budget("macs", limit, partial(macs, shapes), share_of=float(macs(shapes, shapes.full)))

@@ -65,14 +65,20 @@ def patches(layer: Layer, x: Tensor, places: Places) -> Tensor:
     return read.masked_fill(pixels.unsqueeze(2) < 0, 0.0).transpose(1, 2).flatten(1)
 
 
-def outputs(layer: Layer, y: Tensor, places: Places | None = None) -> Tensor:
-    """A layer's outputs (or anything of their shape) at some places, or at all: [R, O]."""
+def outputs(layer: Layer, y: Tensor, places: Places) -> Tensor:
+    """A layer's outputs at some places [R, O]."""
     if isinstance(layer, nn.Linear):
-        rows = y.reshape(len(y), -1, y.shape[-1])
-        return rows.flatten(0, 1) if places is None else rows[places.image, places.position]
-    if places is None:
-        return y.flatten(2).transpose(1, 2).flatten(0, 1)
+        return y.reshape(len(y), -1, y.shape[-1])[places.image, places.position]
     return y[places.image, :, places.position // y.shape[3], places.position % y.shape[3]]
+
+
+def moments(layer: Layer, y: Tensor) -> Tensor:
+    """E[y yᵀ] over images and positions [O, O] of a layer's outputs, or of anything of their shape."""
+    if isinstance(layer, nn.Linear):
+        rows = y.flatten(0, -2)
+        return rows.T @ rows / len(rows)
+    maps = y.flatten(2)
+    return (maps @ maps.mT).mean(0) / maps.shape[2]
 
 
 def patch_columns(layer: Layer, channels: Tensor) -> Tensor:

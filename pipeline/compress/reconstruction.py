@@ -24,7 +24,7 @@ from pipeline.compress.attribution import task_loss
 from pipeline.compress.discriminant import Removal, System, removal_order
 from pipeline.compress.evidence import Evidence
 from pipeline.compress.observation import Look, observe, output_gradients
-from pipeline.compress.patches import Places, multiplying_layer, outputs, patch_columns, patches
+from pipeline.compress.patches import Places, moments, multiplying_layer, outputs, patch_columns, patches
 from pipeline.compress.readers import Reader
 from pipeline.compress.scatter import Batches, Scatter, join
 
@@ -71,15 +71,14 @@ def fisher_information(evidence: Evidence, look: Look) -> dict[str, Tensor]:
     """
     network, layers = evidence.network, _layers(evidence)
     found: dict[str, Tensor] = {}
-    rows = dict.fromkeys(layers, 0)
+    images = 0
     first = _part(evidence.batches, 0, DECIDING_IMAGES)
     for gradients in output_gradients(network, layers, first, task_loss, look):
+        images += len(gradients[layers[0]])
         for name, gradient in gradients.items():
-            layer = multiplying_layer(network, name)
-            g = outputs(layer, gradient)
-            found[name] = found.get(name, 0.0) + (g.T @ g).double()
-            rows[name] += len(g)
-    return {name: total / rows[name] for name, total in found.items()}
+            moment = moments(multiplying_layer(network, name), gradient).double()
+            found[name] = found.get(name, 0.0) + moment * len(gradient)
+    return {name: total / images for name, total in found.items()}
 
 
 class _Gathering:

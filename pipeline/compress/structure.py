@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch_pruning
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from pipeline.compress.groups import dependency_graph, width
+from pipeline.compress.blocks import OneLayer, replace_blocks
+from pipeline.compress.tracing import dependency_graph, remove, width
 
 PLAN_SCHEMA = "edgewright.plan/1"
 
@@ -38,6 +38,9 @@ class Plan(BaseModel):
     macs_after: int
     allocation: Literal["uniform", "information"] = "uniform"
     cost: PlannedCost | None = Field(default=None, description="none in a plan made by hand")
+    replaced: dict[str, OneLayer] = Field(
+        default_factory=dict, description="blocks that one layer stands for, before anything is cut"
+    )
     lost: dict[str, float] = Field(
         default_factory=dict, description="leader → share of the criterion the group loses"
     )
@@ -53,24 +56,14 @@ class Plan(BaseModel):
 
 
 def apply(network: nn.Module, plan: Plan, input_shape: Sequence[int]) -> nn.Module:
-    """Cut a network in place: layers become physically narrower, no masks stay behind.
+    """Cut a network in place: blocks give way to their stand-ins, layers become physically narrower.
 
     Args:
         network: of the structure the plan was made for.
         plan: which channels stay.
         input_shape: batch included.
     """
-    return cut(network, plan.keep, input_shape)
-
-
-def _cut(network: nn.Module, keep: Mapping[str, list[int]], input_shape: Sequence[int]) -> nn.Module:
-    graph = dependency_graph(network, input_shape)
-    for leader, channels in keep.items():
-        layer = network.get_submodule(leader)
-        gone = sorted(set(range(width(layer))) - set(channels))
-        if gone:
-            graph.get_pruning_group(layer, _cutting(layer), gone).prune()
-    return network
+    return cut(replace_blocks(network, plan.replaced), plan.keep, input_shape)
 
 
 def cut(network: nn.Module, keep: Mapping[str, list[int]], input_shape: Sequence[int]) -> nn.Module:
@@ -80,10 +73,5 @@ def cut(network: nn.Module, keep: Mapping[str, list[int]], input_shape: Sequence
         layer = network.get_submodule(leader)
         gone = sorted(set(range(width(layer))) - set(channels))
         if gone:
-            graph.get_pruning_group(layer, _cutting(layer), gone).prune()
+            remove(graph, layer, gone)
     return network
-
-
-def _cutting(layer: nn.Module) -> object:
-    linear = isinstance(layer, nn.Linear)
-    return torch_pruning.prune_linear_out_channels if linear else torch_pruning.prune_conv_out_channels

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.record import Fraction, Gate, Interval, Part
+from pipeline.measured import Fraction, Interval, Part
+from pipeline.record import Gate
 
 MANIFEST_SCHEMA: Literal["edgewright.manifest/1"] = "edgewright.manifest/1"
 Sha256 = str

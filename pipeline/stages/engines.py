@@ -1,29 +1,25 @@
-"""compile, measure, evaluate: everything that needs a runtime."""
+"""compile, evaluate: what needs a runtime and no clock."""
 
 from __future__ import annotations
 
 import itertools
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate import classifier, predict, restrict, score
+from pipeline.mistakes import mistakes
+from pipeline.places import toolchain_of
 from pipeline.record import Accuracy
 from pipeline.stage import Context, Progress
-from pipeline.stages.data import evenly, read_preprocess, read_split
+from pipeline.stages.data import read_preprocess, read_split
 from pipeline.task import Task
-from targets import environment
 from targets.capability import Capability
 from targets.checks import require_runnable
 from targets.errors import ModelError
-from targets.measure import MeasureSettings, compare, open_timed, speedup
 from targets.preprocess import Preprocess
-from targets.toolchain import Engine, EngineOptions, load_toolchain
-
-DIFFERENT_INPUTS = 32
+from targets.toolchain import Engine, EngineOptions, Toolchain, load_toolchain
 
 
 def compile_engine(context: Context) -> None:
@@ -35,54 +31,7 @@ def compile_engine(context: Context) -> None:
     folder = context.out / "engine"
     folder.mkdir()
     options = EngineOptions(settings["precision"], settings["threads"], settings["raw"])
-    load_toolchain(settings["toolchain"]).compile(model, settings["device"], options, folder)
-
-
-def measure(context: Context) -> None:
-    """Time all variants of a target against each other. Artefact: timings.json."""
-    toolchain = load_toolchain(context.settings["toolchain"])
-    images = evenly(read_split(context.inputs["calibrate"])[0], DIFFERENT_INPUTS)
-    prepared = read_preprocess(context.inputs["preprocess"])(images)
-    runners, inputs, opened = {}, {}, {}
-    for name, folder in context.inputs.items():
-        if name.startswith("engine "):
-            variant = name.removeprefix("engine ")
-            engine = Engine.load(folder)
-            spec = engine.inputs[0]
-            size = max(1, spec.shape[0])
-            inputs[variant] = [
-                {spec.name: np.resize(image[None], (size, *image.shape))} for image in prepared
-            ]
-            opened[variant] = open_timed(toolchain, engine, inputs[variant][0])
-            runners[variant] = opened[variant].runner
-    settings = MeasureSettings(**context.settings["measure"])
-    before = environment.state()
-    timings = compare(
-        runners,
-        inputs,
-        settings,
-        progress=lambda what, share: context.progress(what, round(share * 1000), 1000),
-    )
-    document = {
-        "variants": {
-            name: asdict(timing)
-            | {"load_ms": opened[name].load_ms, "first_inference_ms": opened[name].first_inference_ms}
-            for name, timing in timings.items()
-        },
-        "speedups": {
-            name: [
-                {"baseline": other, "ratio": faster.ratio, "interval": faster.interval}
-                for other in timings
-                if other != name
-                for faster in [speedup(timings[other].samples_ms, timings[name].samples_ms, settings)]
-            ]
-            for name in timings
-        },
-        "environment": {"facts": environment.facts(), "before": before, "after": environment.state()},
-    }
-    for runner in runners.values():
-        runner.close()
-    (context.out / "timings.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    toolchain_of(settings, context.progress).compile(model, settings["device"], options, folder)
 
 
 def evaluate(context: Context) -> None:
@@ -96,18 +45,27 @@ def evaluate(context: Context) -> None:
         context.inputs["test"],
         read_preprocess(context.inputs["preprocess"]),
         context.progress,
+        context.settings["examples"],
+        toolchain_of(context.settings, context.progress),
     )
     text = accuracy.model_dump_json(indent=1)
     (context.out / "accuracy.json").write_text(text + "\n", encoding="utf-8")
 
 
 def score_engine(
-    engine: Engine, task: Task, split: Path, preprocess: Preprocess, progress: Progress
+    engine: Engine,
+    task: Task,
+    split: Path,
+    preprocess: Preprocess,
+    progress: Progress,
+    examples: int = 0,
+    toolchain: Toolchain | None = None,
 ) -> Accuracy:
     """Run an engine over a split and score it for a task.
 
     An engine with as many outputs as the task is taken as it is; one that tells apart all classes of the
-    data set is restricted to the task's.
+    data set is restricted to the task's. The most frequent confusions come with so many `examples`. Without
+    a `toolchain` the engine runs on this machine.
 
     Raises:
         ModelError: the engine's outputs are neither.
@@ -115,7 +73,7 @@ def score_engine(
     images, labels = read_split(split)
     labels = task.translate(labels)
     mine = np.flatnonzero(labels >= 0)
-    runner = load_toolchain(engine.toolchain).open(engine)
+    runner = (toolchain or load_toolchain(engine.toolchain)).open(engine)
     try:
         infer, batch = classifier(runner)
         done = itertools.accumulate(itertools.repeat(batch))
@@ -128,7 +86,10 @@ def score_engine(
         )
     finally:
         runner.close()
-    return score(_predictions(scores, task), labels[mine], task.outputs)
+    predictions = _predictions(scores, task)
+    accuracy = score(predictions, labels[mine], task.outputs)
+    shown = mistakes(accuracy, images, labels[mine], predictions, mine, examples)
+    return accuracy.model_copy(update={"mistakes": shown})
 
 
 def _predictions(scores: NDArray[np.float32], task: Task) -> NDArray[np.int64]:

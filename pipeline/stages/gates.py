@@ -9,9 +9,10 @@ from pipeline.onnxmodel.file import describe, read_model
 from pipeline.parity.gate import gate
 from pipeline.parity.sides import Side, engine_side, onnx_side, torch_side
 from pipeline.parity.thresholds import Thresholds
+from pipeline.places import toolchain_of
 from pipeline.stage import Context
 from pipeline.stages.data import evenly, read_preprocess, read_split
-from targets.toolchain import Engine, load_toolchain
+from targets.toolchain import Engine
 
 
 def check_export(context: Context) -> None:
@@ -48,7 +49,8 @@ def check_engine(context: Context) -> None:
     """An ONNX file, run as it is written, and the engine compiled from it. Artefact: gate.json."""
     model = context.inputs["reference"]
     engine = Engine.load(context.inputs["candidate"])
-    candidate = engine_side(f"{engine.toolchain} engine", load_toolchain(engine.toolchain), engine, model)
+    toolchain = toolchain_of(context.settings, context.progress)
+    candidate = engine_side(f"{engine.toolchain} engine", toolchain, engine, model)
     _check(context, onnx_side("its ONNX", model), candidate)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import GateKind
@@ -22,13 +21,15 @@ ENGINE_GATES: dict[str, GateKind] = {
 
 def take_onnx(request: Request, path: str) -> Stage:
     """Start from somebody's ONNX file."""
+    from pipeline.onnxmodel.file import data_files  # takes a third of a second: onnx
+
     model = request.path(path)
     return Stage(
         "model",
         "pipeline.stages.onnx:take",
         inputs=request.data("facts", "preprocess"),
         files={"model": model},
-        beside=_external_data(model),
+        beside=data_files(model),
         settings={
             "layout": request.settings.data.layout,
             "capabilities": {
@@ -54,7 +55,7 @@ def simplify_stages(request: Request, network: str) -> Iterator[Stage]:
 
 def observe_stages(request: Request) -> Iterator[Stage]:
     """Ranges of every network that some target wants in INT8, seen once for all conventions."""
-    if request.settings.quantize.effort == "thorough":
+    if request.settings.quantize.searches:
         return
     wanted = {
         variant.network
@@ -107,7 +108,7 @@ def _quantize_gate(request: Request, name: str, quantized: str, simple: Ref) -> 
         simple: the float model.
     """
     sides = {"reference": simple, "candidate": Ref(name, "model.onnx")}
-    if request.settings.quantize.effort == "thorough":
+    if request.settings.quantize.searches:
         # What its tensors are to be compared with; its outputs still are with the original's.
         sides["twin"] = Ref(quantized, "float.onnx")
     return request.gate("quantize", name, inputs=sides)
@@ -118,12 +119,16 @@ def _quantize_stage(request: Request, target: BuildTarget, network: str, simple:
     assert target.capability.quantization is not None
     settings = {"convention": target.capability.quantization.model_dump(), "ignore": section.ignore}
     name = quantized(target, network)
-    if section.effort == "thorough":
+    if section.searches:
+        # Where the float twin is fp16, layers that stay float are as well.
+        limits = {"max_drop": section.max_drop, "half": "fp16" in target.section.precisions}
         return Stage(
             name,
-            "pipeline.stages.quantize:write_best",
+            "pipeline.stages.quantize:search",
             inputs={"model": simple} | request.data("calibrate", "preprocess"),
-            settings=settings | {"samples": section.samples},
+            settings=settings
+            | {"samples": section.samples, "thorough": section.effort == "thorough"}
+            | (limits if section.max_drop is not None else {"max_drop": None}),
             tools=ONNX_TOOLS,
         )
     return Stage(
@@ -149,15 +154,15 @@ def _mix(request: Request, target: BuildTarget, variant: Variant) -> Iterator[St
         mixed(target, variant.network),
         "pipeline.stages.mix:mix",
         inputs={
-            "model": Ref(base, "float.onnx") if section.effort == "thorough" else simple,
+            "model": Ref(base, "float.onnx") if section.searches else simple,
             "int8": Ref(base, "model.onnx"),
+            "summary": Ref(base, "summary.json"),
         }
         | request.data("calibrate", "preprocess"),
         settings={
             "convention": target.capability.quantization.model_dump(),
             "budget": {"kind": kind, "limit": limit},
             "samples": section.samples,
-            "ignore": section.ignore,
             "toolchain": target.toolchain,
             "device": target.device.name,
             "threads": target.section.threads,
@@ -176,8 +181,8 @@ def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator
         name,
         "pipeline.stages.engines:compile_engine",
         inputs={"model": onnx},
-        settings={
-            "toolchain": target.toolchain,
+        settings=request.toolchain(target)
+        | {
             "device": target.device.name,
             "capability": target.capability.model_dump(mode="json"),
             "precision": variant.runs_as,
@@ -190,7 +195,8 @@ def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator
         ENGINE_GATES[variant.precision],
         name,
         inputs={"reference": onnx, "candidate": Ref(name, "engine")},
-        **runtime | {"tools": (*ONNX_TOOLS, target.toolchain)},
+        settings=request.toolchain(target),
+        **runtime | {"tools": (*ONNX_TOOLS, *runtime["tools"])},
     )
 
 
@@ -213,22 +219,31 @@ def _measure(request: Request, target: BuildTarget, variants: Sequence[Variant])
     section = request.settings.measure
     return Stage(
         f"measure {target.name}",
-        "pipeline.stages.engines:measure",
+        "pipeline.stages.measure:measure",
         inputs={
             f"engine {variant.name}": Ref(f"compile {target.name} {variant.name}", "engine")
             for variant in variants
         }
+        | {f"model {variant.name}": Ref(onnx_stage(target, variant), "model.onnx") for variant in variants}
         | request.data("calibrate", "preprocess"),
-        settings={
-            "toolchain": target.toolchain,
+        settings=request.toolchain(target)
+        | {
             "measure": {
                 "warmup_min_s": section.warmup_s,
                 "min_samples": section.samples,
                 "min_s": section.seconds,
                 "max_s": section.most_seconds,
             },
+            "extras": {
+                "memory": section.memory,
+                "throughput_s": section.throughput_seconds,
+                "requests": section.requests,
+                "energy_s": section.energy_seconds,
+                "layers": section.layers,
+            },
+            "stable": section.stable,
         },
-        **request.runtime(target),
+        **request.runtime(target) | {"tools": ("onnx", target.toolchain, "numpy")},
     )
 
 
@@ -241,19 +256,7 @@ def _evaluate(request: Request, target: BuildTarget, variant: Variant) -> Stage:
             "task": Ref("task", "task.json"),
         }
         | request.data("test", "preprocess"),
-        settings={"toolchain": target.toolchain},
+        settings=request.toolchain(target)
+        | {"examples": request.settings.report.examples if variant.ships else 0},
         **request.runtime(target),
-    )
-
-
-def _external_data(model: Path) -> tuple[Path, ...]:
-    """Files that may hold a model's weights: whatever lies beside it and is no text of ours."""
-    if not model.parent.is_dir():
-        return ()
-    return tuple(
-        sorted(
-            path
-            for path in model.parent.iterdir()
-            if path.is_file() and path != model and path.suffix not in (".toml", ".md")
-        )
     )

@@ -10,9 +10,10 @@ from typing import Any
 
 from pipeline.config import GateKind, Settings
 from pipeline.parity.thresholds import DEFAULT_THRESHOLDS
-from pipeline.products import BuildTarget
+from pipeline.places import REMOTE_MODULES, toolchain_at
+from pipeline.products import BuildTarget, product_precision
 from pipeline.stage import Ref, Stage
-from targets.toolchain import TOOLCHAINS, load_toolchain
+from targets.toolchain import TOOLCHAINS
 
 ONNX_TOOLS = ("onnx", "onnxruntime", "numpy")
 TORCH_TOOLS = ("torch", "numpy")
@@ -36,7 +37,9 @@ class Request:
     @cached_property
     def fingerprints(self) -> dict[str, dict[str, str]]:
         """Target name → what engines and measurements there depend on."""
-        return {target.name: load_toolchain(target.toolchain).fingerprint() for target in self.targets}
+        return {
+            target.name: toolchain_at(target.toolchain, target.place).fingerprint() for target in self.targets
+        }
 
     def path(self, path: str) -> Path:
         """A path of build.toml."""
@@ -92,11 +95,27 @@ class Request:
         )
 
     def runtime(self, target: BuildTarget) -> dict[str, Any]:
-        """What every stage that uses a target's runtime depends on."""
+        """What every stage that uses a target's runtime depends on, wherever that is."""
+        here = target.place is None
         return {
-            "tools": (target.toolchain, "numpy"),
-            "modules": modules(TOOLCHAINS[target.toolchain]),
+            "tools": (target.toolchain, "numpy") if here else ("numpy",),
+            "modules": (*modules(TOOLCHAINS[target.toolchain]), *(() if here else REMOTE_MODULES)),
             "fingerprint": self.fingerprints[target.name],
+        }
+
+    def toolchain(self, target: BuildTarget) -> dict[str, Any]:
+        """Settings a stage finds a target's toolchain by."""
+        return {"toolchain": target.toolchain} | ({"host": target.place} if target.place else {})
+
+    def timing(self, target: BuildTarget) -> dict[str, Any]:
+        """Settings of what is timed on a target as it would ship there (`stages.costs.layer_target`)."""
+        return {
+            "toolchain": target.toolchain,
+            "device": target.device.name,
+            "precision": product_precision(self.settings, target),
+            "threads": target.section.threads,
+            "raw": target.section.raw,
+            "convention": target.capability.quantization and target.capability.quantization.model_dump(),
         }
 
 

@@ -178,13 +178,19 @@ class Agent:
         """Hand a command that `open` started what follows, and its answer back."""
         self._say({"offset": 0})
         content = b"".join(self._content())
+        if number not in self._opened:
+            raise DeviceError(
+                "this engine is no longer open on the device", mend="run the same command again"
+            )
         for piece in pieces(self._opened[number].exchange(content)):
             self._say({"data": True}, piece)
         return {}
 
     def shut(self, number: int) -> dict[str, Any]:
         """End a command that `open` started."""
-        self._opened.pop(number).kill()
+        child = self._opened.pop(number, None)
+        if child is not None:
+            child.kill()
         return {}
 
     def claim(self, who: str, wait_s: float) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from targets.device.trouble import from_system
 from targets.errors import DeviceError, EdgewrightError, described
 from targets.toolchain import TOOLCHAINS
 
+# What costs nothing beside latency.
+LATENCY_ALONE = '{"memory": false, "throughput_s": 0, "energy_s": 0, "layers": false}'
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; what a runtime prints on stdout goes to stderr.
@@ -86,6 +89,10 @@ def _parser() -> argparse.ArgumentParser:
         "--inputs", type=Path, required=True, help=".npz, one array [N, …] an input, real samples"
     )
     verb.add_argument("--settings", default="{}", help="JSON: warmup_min_s, min_samples, min_s, max_s, …")
+    verb.add_argument("--extras", default=LATENCY_ALONE, help="JSON: memory, throughput_s, layers, …")
+    verb = verbs.add_parser("steps", help="what an application does beside inference")
+    verb.add_argument("--inputs", type=Path, required=True, help=".npz with images, as stored, and scores")
+    verb.add_argument("--preprocess", required=True, help="JSON: scale, mean, std, layout")
     verb = verbs.add_parser("evaluate", help="how often a classifier is right")
     verb.add_argument("engine", type=Path)
     verb.add_argument("--images", type=Path, required=True, help=".npy [N, H, W, C], as stored")

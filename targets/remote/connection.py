@@ -197,9 +197,9 @@ class Connection:
         self._waiting.put(None)
 
     def _ping(self) -> None:
-        with contextlib.suppress(LinkLost):
+        with contextlib.suppress(OSError, ValueError):
             while self._process.poll() is None:
-                self._say({"op": "ping"})
+                self._write({"op": "ping"})
                 time.sleep(self._patience.ping_s)
 
     def _watch(self) -> None:
@@ -213,10 +213,13 @@ class Connection:
 
     def _say(self, header: dict[str, Any], payload: bytes = b"") -> None:
         try:
-            with self._speaking:
-                write_frame(self._outbox, header, payload)
+            self._write(header, payload)
         except (OSError, ValueError):
             raise self._lost() from None
+
+    def _write(self, header: dict[str, Any], payload: bytes = b"") -> None:
+        with self._speaking:
+            write_frame(self._outbox, header, payload)
 
     def _frames(self) -> Iterator[Frame]:
         yield from iter(self._waiting.get, None)

@@ -53,6 +53,11 @@ class Device:
         """End the session; the next request starts another."""
         _close_all(self._open)
 
+    @property
+    def connected(self) -> bool:
+        """Whether a session is open."""
+        return bool(self._open)
+
     def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """Have the device's agent do something.
 

@@ -11,10 +11,13 @@ import torch
 from small_networks_structures import CLASSES, IMAGE, STRUCTURES, Layered, conv, make, pictures
 from torch import Tensor, nn
 
-from pipeline.compress.allocation import plan_uniform
+from pipeline.compress.allocation import make_plan
+from pipeline.compress.budget import macs_budget
 from pipeline.compress.cost import count_macs
 from pipeline.compress.groups import Group, find_groups, find_uncut, survey
+from pipeline.compress.importance import by_score
 from pipeline.compress.readers import find_readers
+from pipeline.compress.shapes import find_shapes
 from pipeline.compress.structure import Plan, apply, cut
 from pipeline.compress.survivors import survivors
 from pipeline.compress.tracing import dependency_graph, losses, norms_behind
@@ -115,8 +118,9 @@ def test_a_cut_network_costs_what_its_plan_says(name: str, share: float, alignme
     narrowest = cut(copy.deepcopy(network), {g.leader: list(range(min(4, g.width))) for g in groups}, IMAGE)
     whole, least = count_macs(network, IMAGE), count_macs(narrowest, IMAGE)
     budget = int(least + share * (whole - least))
-    importance = {group.leader: torch.rand(group.width) for group in groups}
-    plan = plan_uniform(network, IMAGE, importance, groups, macs=budget, alignment=alignment, minimum=4)
+    order = {group.leader: by_score(torch.rand(group.width)) for group in groups}
+    shapes = find_shapes(network, groups, IMAGE)
+    plan = make_plan(shapes, order, macs_budget(shapes, budget), alignment=alignment, minimum=4)
     assert count_macs(apply(network, plan, IMAGE), IMAGE) == plan.macs_after <= budget
     assert plan.macs_before == whole
 

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from small_networks import SHAPE, batches, build
 from torch import Tensor, nn
 
-from pipeline.compress.allocation import plan_uniform
+from pipeline.compress.allocation import make_plan
+from pipeline.compress.budget import macs_budget
 from pipeline.compress.cost import count_macs
 from pipeline.compress.groups import find_groups
 from pipeline.compress.importance import by_score, l1_importance
-from pipeline.compress.patches import Places, outputs, patch_columns, patches
+from pipeline.compress.patches import Places, moments, outputs, patch_columns, patches
 from pipeline.compress.repair import reestimate_batchnorm, repair
+from pipeline.compress.shapes import find_shapes
 from pipeline.compress.structure import Plan, apply
 from pipeline.compress.survivors import survivors
 
@@ -78,8 +80,15 @@ def test_places_are_spread_evenly_and_none_is_drawn_twice(images: int, side: int
 
 def test_places_of_all_outputs_are_all_of_them() -> None:
     layer, y = nn.Conv2d(1, 2, 1), torch.arange(2 * 2 * 3 * 3).view(2, 2, 3, 3)
-    every = Places.draw(layer, y, 100, torch.Generator())
-    assert sorted(outputs(layer, y, every).tolist()) == sorted(outputs(layer, y).tolist())
+    every = outputs(layer, y, Places.draw(layer, y, 100, torch.Generator()))
+    assert sorted(every.tolist()) == sorted(y.movedim(1, -1).reshape(-1, 2).tolist())
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3), nn.Linear(3, 4)])
+def test_moments_are_those_of_all_outputs(layer: nn.Conv2d | nn.Linear) -> None:
+    y = torch.randn(2, 4, 5, 6) if isinstance(layer, nn.Conv2d) else torch.randn(2, 5, 4)
+    rows = outputs(layer, y, Places.draw(layer, y, 1000, torch.Generator()))
+    torch.testing.assert_close(moments(layer, y), rows.T @ rows / len(rows))
 
 
 def test_patch_columns_are_the_channels_own() -> None:
@@ -171,9 +180,9 @@ def test_the_slimmed_network_costs_what_the_plan_says(name: str) -> None:
     network = build(name)
     groups = find_groups(network, SHAPE)
     budget = count_macs(network, SHAPE) // 2
-    plan = plan_uniform(
-        network, SHAPE, l1_importance(network, groups), groups, macs=budget, alignment=2, minimum=2
-    )
+    shapes = find_shapes(network, groups, SHAPE)
+    order = {leader: by_score(score) for leader, score in l1_importance(network, groups).items()}
+    plan = make_plan(shapes, order, macs_budget(shapes, budget), alignment=2, minimum=2)
     assert count_macs(cut(network, plan), SHAPE) == plan.macs_after <= budget
 
 

@@ -6,10 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline.compress.allocation import plan_uniform
+from pipeline.compress.allocation import make_plan
+from pipeline.compress.budget import macs_budget
 from pipeline.compress.cost import count_macs, count_parameters
 from pipeline.compress.groups import find_groups
-from pipeline.compress.importance import l1_importance
+from pipeline.compress.importance import by_score, l1_importance
+from pipeline.compress.shapes import find_shapes
 from pipeline.compress.structure import Plan, apply
 from pipeline.network import find_head, with_head
 from pipeline.zoo import resnet
@@ -27,9 +29,13 @@ def planned(macs, alignment=4, minimum=4):
     model = network()
     groups = find_groups(model, SHAPE)
     budget = int(macs * count_macs(model, SHAPE))
-    importance = l1_importance(model, groups)
-    plan = plan_uniform(model, SHAPE, importance, groups, macs=budget, alignment=alignment, minimum=minimum)
-    return model, plan, budget
+    return model, by_norms(model, groups, SHAPE, budget, alignment, minimum), budget
+
+
+def by_norms(model, groups, shape, budget, alignment=4, minimum=4):
+    shapes = find_shapes(model, groups, shape)
+    removal = {leader: by_score(score) for leader, score in l1_importance(model, groups).items()}
+    return make_plan(shapes, removal, macs_budget(shapes, budget), alignment=alignment, minimum=minimum)
 
 
 def test_macs_equal_a_count_by_hand():
@@ -76,9 +82,8 @@ def test_channels_that_compute_nothing_go_first_and_nothing_changes():
     groups = [group for group in find_groups(model, SHAPE) if group.leader == "stages.0.0.conv1"]
     before, images = count_macs(model, SHAPE), torch.randn(4, *SHAPE[1:])
     expected = model(images)
-    importance = l1_importance(model, groups)
     budget = before - 4 * (16 * 9 * 256 * 2)
-    plan = plan_uniform(model, SHAPE, importance, groups, macs=budget, alignment=4, minimum=4)
+    plan = by_norms(model, groups, SHAPE, budget)
     assert sorted(set(range(16)) - set(plan.keep["stages.0.0.conv1"])) == dead
     apply(model, plan, SHAPE)
     torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=1e-5)
@@ -107,8 +112,7 @@ def test_other_networks_are_cut_too():
     model, shape = Depthwise(), (1, 3, 8, 8)
     groups = find_groups(model, shape)
     budget = count_macs(model, shape) // 2
-    importance = l1_importance(model, groups)
-    plan = plan_uniform(model, shape, importance, groups, macs=budget, alignment=4, minimum=4)
+    plan = by_norms(model, groups, shape, budget)
     before = count_parameters(model)
     apply(model, plan, shape)
     assert count_macs(model, shape) == plan.macs_after <= budget and count_parameters(model) < before
@@ -117,10 +121,10 @@ def test_other_networks_are_cut_too():
 
 def test_the_head_of_the_task_starts_from_the_teachers_rows():
     model = network()
-    _, old = find_head(model, 10)
+    _, old = find_head(model, 10, SHAPE)
     rows = old.weight.detach().clone()
-    _, new = find_head(with_head(model, (7, 5), True, 10), 3)
+    _, new = find_head(with_head(model, (7, 5), True, 10, SHAPE), 3, SHAPE)
     torch.testing.assert_close(new.weight[:2], rows[[7, 5]])
     torch.testing.assert_close(new.weight[2], rows[[0, 1, 2, 3, 4, 6, 8, 9]].mean(0))
     with pytest.raises(ModelError, match="should give 9 logits"):
-        find_head(network(), 9)
+        find_head(network(), 9, SHAPE)
