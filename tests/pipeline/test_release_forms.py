@@ -19,6 +19,7 @@ from pipeline.release.manifest import Manifest
 from targets.bundle.verify import verify
 from targets.errors import ConfigError
 
+REPOSITORY = Path(__file__).parents[2]
 BUNDLE = f"tiny-1.2.3-{TARGETS[0]}"
 PACKAGE = f"tiny-{TARGETS[0]}"
 
@@ -122,6 +123,25 @@ def test_the_archive_in_a_layout_verifies(out, keys, tmp_path):
     image = json.loads(blob(layout, json.loads((layout / "index.json").read_text())["manifests"][0]))
     (tmp_path / "bundle.tar.gz").write_bytes(blob(layout, image["layers"][0]))
     assert verify(tmp_path / "bundle.tar.gz", keys[1]).name == BUNDLE
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not on this machine")
+def test_a_firmware_build_takes_a_bundle_of_the_right_key_only(out, keys, tmp_path):
+    archive = tmp_path / "bundle.tar.gz"
+    image = json.loads(blob(out / f"{BUNDLE}.oci", index(out / f"{BUNDLE}.oci")))
+    archive.write_bytes(blob(out / f"{BUNDLE}.oci", image["layers"][0]))
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    _, stranger = new_key(tmp_path / "stranger")
+    for key, words in ((keys[1], f"{BUNDLE}: engines/model-fp32"), (stranger, "the model is not signed by")):
+        facts = {"MODEL_URL": archive.as_uri(), "MODEL_SHA256": digest, "MODEL_KEY": key}
+        options = [f"-D{name}={value}" for name, value in facts.items()]
+        command = ["cmake", "-S", REPOSITORY / "examples/firmware", "-B", tmp_path / key.stem, *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert words in done.stdout + done.stderr and (done.returncode == 0) == (key == keys[1])
+
+
+def index(layout: Path):
+    return json.loads((layout / "index.json").read_text())["manifests"][0]
 
 
 def blob(layout: Path, descriptor) -> bytes:
