@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import onnx
@@ -13,10 +14,19 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from calibration.batches import BatchCheck
-from calibration.clipping import affine, least_squares_range, min_max_range, percentile_range
+from calibration.batches import BatchCheck, single_inputs
+from calibration.clipping import (
+    affine,
+    entropy_range,
+    least_cost_range,
+    least_squares_range,
+    min_max_range,
+    percentile_range,
+)
+from calibration.external import open_session
 from calibration.graph import FloatGraph
 from calibration.histogram import Histogram
+from calibration.importance import Importance, weigh
 from calibration.load import load
 from calibration.observations import Observations
 from calibration.placement import place
@@ -25,7 +35,7 @@ from targets.errors import ConfigError, DataError, ModelError
 if TYPE_CHECKING:
     from targets.capability import QuantizationConvention
 
-Method = Literal["minmax", "percentile", "mse"]
+Method = Literal["minmax", "percentile", "entropy", "mse", "importance"]
 REFUSALS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -60,7 +70,7 @@ def collect(
     Args:
         model: float ONNX file.
         batches: input name → array [N, …] of the model's element type, one mapping a batch; unlabelled.
-        progress: called with the number of inputs seen so far after every batch.
+        progress: called with the number of inputs seen so far.
 
     Raises:
         ModelError: the model cannot be read, is quantized already, has nothing to quantize, does not run in
@@ -78,13 +88,35 @@ def collect(
         )
     check = BatchCheck(graph)
     histograms = {name: Histogram() for name in tensors}
+    seen = 0
     for values in tensor_values(graph, model, tensors, batches, check):
         for name, histogram in histograms.items():
-            histogram.add(values[name], _every(values[name]))
+            _count(name, histogram, values[name])
         if progress is not None:
-            progress(check.samples)
+            seen += len(next(iter(values.values())))
+            progress(seen)
     _refuse_constant(histograms)
     return Observations(histograms, check.samples, check.digest(), graph.sha256)
+
+
+def weigh_values(
+    model: Path,
+    observations: Observations,
+    batches: Iterable[Batch],
+    progress: Callable[[int], None] | None = None,
+) -> Observations:
+    """Return observations that also know how much an error in each value matters, for method "importance".
+
+    Args:
+        model: the file that was observed.
+        observations: from `collect`.
+        batches: some tens of inputs, unlabelled.
+        progress: called with the number of inputs seen.
+
+    Raises:
+        ModelError: an operator between a quantized tensor and the output has no gradient rule.
+    """
+    return replace(observations, importance=weigh(load(model), observations, batches, progress))
 
 
 def choose(
@@ -98,7 +130,9 @@ def choose(
     Args:
         observations: from `collect`.
         method: "minmax", the whole range; "percentile", all but 100 − `percentile` percent of the values at
-            either end; "mse", the range with the smallest mean squared quantization error.
+            either end; "entropy", the range that keeps the distribution best; "mse", the one with the
+            smallest mean squared error; "importance", the one that disturbs the network's outputs least, for
+            tensors that `weigh_values` has seen, and "mse" for others.
         convention: int8 with zero-point 0, or uint8.
         percentile: of method "percentile".
 
@@ -106,13 +140,17 @@ def choose(
         ConfigError: no such method, or a percentile outside (50, 100].
     """
     return {
-        name: choose_one(histogram, method, convention, percentile)
+        name: choose_one(histogram, method, convention, percentile, observations.importance.get(name))
         for name, histogram in observations.histograms.items()
     }
 
 
 def choose_one(
-    histogram: Histogram, method: Method, convention: QuantizationConvention, percentile: float = 99.99
+    histogram: Histogram,
+    method: Method,
+    convention: QuantizationConvention,
+    percentile: float = 99.99,
+    importance: Importance | None = None,
 ) -> Affine:
     """Choose a scale and zero-point for one histogram; arguments and errors as in `choose`."""
     symmetric = convention.activations == "int8-symmetric"
@@ -124,10 +162,17 @@ def choose_one(
                 f"percentile is {percentile}", mend="give a value above 50 and up to 100, such as 99.99"
             )
         low, high = percentile_range(histogram, percentile, symmetric)
-    elif method == "mse":
+    elif method == "entropy":
+        low, high = entropy_range(histogram, symmetric)
+    elif method == "importance" and importance is not None:
+        low, high = least_cost_range(histogram, importance, symmetric)
+    elif method in ("mse", "importance"):
         low, high = least_squares_range(histogram, symmetric)
     else:
-        raise ConfigError(f"there is no range method {method!r}", mend="use minmax, percentile or mse")
+        raise ConfigError(
+            f"there is no range method {method!r}",
+            mend=f"use one of {', '.join(get_args(Method))}",
+        )
     scale, zero = affine(np.array([low]), np.array([high]), symmetric)
     return Affine(float(scale[0]), int(zero[0]))
 
@@ -143,7 +188,7 @@ def _session(graph: FloatGraph, tensors: Iterable[str], where: Path) -> ort.Infe
     options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return open_session(model, options)
     except REFUSALS as error:
         raise ModelError(
             f"ONNX Runtime cannot run the model: {error}",
@@ -159,7 +204,9 @@ def tensor_values(
     batches: Iterable[Batch],
     check: BatchCheck | None = None,
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """Run batches through a float model in ONNX Runtime and yield the values of some of its tensors.
+    """Run inputs through a float model in ONNX Runtime, one by one if it takes that.
+
+    Yields the values of some of its tensors; nobody has looked whether they are finite.
 
     Args:
         graph: prepared float model.
@@ -173,27 +220,30 @@ def tensor_values(
     """
     check = check or BatchCheck(graph)
     session = _session(graph, tensors, model)
-    for batch in batches:
-        check.add(batch)
+    for batch in single_inputs(graph, map(check.add, batches)):
         computed = [name for name in tensors if name not in batch]
         # Asked for no tensor at all, ONNX Runtime computes every output.
         outputs = session.run(computed, dict(batch)) if computed else []
         values = {**batch, **dict(zip(computed, outputs, strict=True))}
-        yield {name: _finite(name, values[name]) for name in tensors}
+        yield {name: values[name] for name in tensors}
     if not check.samples:
         raise DataError("there is no calibration data", mend=f"give batches of inputs; {check.wanted()}")
 
 
-def _finite(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    # The sum is finite unless a value is not, or, hardly ever, it overflows: cheaper than looking at each.
-    if not np.isfinite(values.sum()) and not np.isfinite(values).all():
-        kind = "NaN" if np.isnan(values).any() else "infinity"
-        raise ModelError(
-            f"tensor {name!r} becomes {kind} on the calibration data",
-            where=name,
-            mend="look for a division or overflow before it, or leave out the inputs that cause it",
-        )
-    return values
+def _count(name: str, histogram: Histogram, values: NDArray[np.float32]) -> None:
+    try:
+        histogram.add(values, _every(values))
+    except ValueError as error:
+        raise not_finite(name, str(error)) from error
+
+
+def not_finite(tensor: str, kind: str) -> ModelError:
+    """Return the error of a tensor that becomes "NaN" or "infinity"."""
+    return ModelError(
+        f"tensor {tensor!r} becomes {kind} on the calibration data",
+        where=tensor,
+        mend="look for a division or overflow before it, or leave out the inputs that cause it",
+    )
 
 
 def _every(values: NDArray[np.float32]) -> int:

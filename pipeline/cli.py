@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from pipeline.verbs.bundles import keys, release, selftest, verify
 from pipeline.verbs.options import NUMBERS, SIZE, TIME
-from targets.errors import EdgewrightError
+from targets.errors import ConfigError, EdgewrightError
 
 BUILD_FILE = click.option(
     "--build",
@@ -67,11 +68,18 @@ def init(folder: Path) -> None:
 @click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
 @ALLOW_CODE
 @AS_JSON
-def build(build_file: Path, allow_code: bool, as_json: bool) -> None:
+@click.option("--in-docker", is_flag=True, help="Build in the toolchain's image, by Docker or Podman.")
+@click.pass_context
+def build(ctx: click.Context, build_file: Path, allow_code: bool, as_json: bool, in_docker: bool) -> None:
     """Do everything BUILD_FILE asks for that is not done yet.
 
     Example: edgewright build examples/footwear/build.toml
     """
+    if in_docker:
+        from pipeline.verbs.container import build_in_container
+
+        flags = ["--allow-code"] * allow_code + ["--json"] * as_json
+        ctx.exit(build_in_container(build_file, flags, allow_code))
     from pipeline.session import Session
     from pipeline.verbs.console import listening
     from pipeline.verbs.summary import build_document, build_text
@@ -165,6 +173,28 @@ def paths(
 
 
 @main.command()
+@click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for triage.html and triage.json.")
+@ALLOW_CODE
+@AS_JSON
+def triage(build_file: Path, out: Path | None, allow_code: bool, as_json: bool) -> None:
+    """Say which blocks of BUILD_FILE's teacher one layer could stand for, and what that would save.
+
+    Example: edgewright triage examples/footwear/build.toml --out triage
+    """
+    from pipeline.verbs.console import listening
+    from pipeline.verbs.triage import triage_build, triage_text, write_triage
+
+    with listening() as listener:
+        found = triage_build(build_file, allow_code, listener)
+    if out:
+        write_triage(found, out)
+    click.echo(json.dumps(found.triage, indent=1) if as_json else triage_text(found.triage))
+    if out and not as_json:
+        click.echo(f"wrote {out / 'triage.html'}")
+
+
+@main.command()
 @AS_JSON
 def doctor(as_json: bool) -> None:
     """Say which toolchains work here, in which versions, and what to install for the rest.
@@ -186,12 +216,12 @@ def store() -> None:
     """
 
 
-@store.command()
+@store.command("verify")
 @click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
 @click.option("--remove", is_flag=True, help="Delete what is damaged; the next build makes it again.")
 @ALLOW_CODE
 @AS_JSON
-def verify(build_file: Path, remove: bool, allow_code: bool, as_json: bool) -> None:
+def store_verify(build_file: Path, remove: bool, allow_code: bool, as_json: bool) -> None:
     """Read all of BUILD_FILE's store again and compare it with its digests; exit code 1 if something differs.
 
     Example: edgewright store verify examples/footwear/build.toml
@@ -222,6 +252,37 @@ def gc(build_files: tuple[Path, ...], remove: bool, allow_code: bool, as_json: b
     findings = collect_garbage(build_files, remove, allow_code)
     nothing = "these builds use all of it"
     click.echo(json.dumps(findings.document(), indent=1) if as_json else findings.text(nothing))
+
+
+@main.group()
+def toolchain() -> None:
+    """Install toolchains that come as no part of edgewright, apart from everything else."""
+
+
+@toolchain.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def install(name: str, yes: bool) -> None:
+    """Say what installing NAME would fetch and where it would put it, ask, and do it.
+
+    Example: edgewright toolchain install openvino
+    """
+    from pipeline.toolchains.install import install as do
+    from pipeline.toolchains.install import plan
+    from pipeline.toolchains.pins import pinned
+    from pipeline.verbs.summary import plan_text
+
+    found = plan(name, pinned(name))
+    click.echo(plan_text(found))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigError("there is nobody to ask", mend="give --yes if this is what you want")
+        if not click.confirm("Go on?"):
+            return
+    do(found)
+    click.echo(f"installed into {found.folder}")
+    if found.next_step:
+        click.echo(f"still to be done, {found.next_step}")
 
 
 @main.group(invoke_without_command=True)
@@ -257,18 +318,21 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--device", default="this-machine", show_default=True, help="A name from `edgewright targets`.")
 @click.option("--toolchain", default=None, help="Default: the device's first.")
+@click.option("--preflight", is_flag=True, help="For TensorRT: ask NVIDIA's parser and builder as well.")
 @AS_JSON
 @click.pass_context
-def check(ctx: click.Context, model: Path, device: str, toolchain: str | None, as_json: bool) -> None:
+def check(
+    ctx: click.Context, model: Path, device: str, toolchain: str | None, preflight: bool, as_json: bool
+) -> None:
     """List all that keeps an ONNX MODEL from running on a device; exit code 1 if there is something.
 
     Example: edgewright check model.onnx --device jetson-orin-nano
     """
     from pipeline.verbs.devices import check as check_device
 
-    found = check_device(model, device, toolchain)
+    found = check_device(model, device, toolchain, preflight)
     click.echo(json.dumps(found.document(), indent=1) if as_json else found.text())
-    ctx.exit(1 if found.violations else 0)
+    ctx.exit(0 if found.passed else 1)
 
 
 @main.command()
@@ -385,19 +449,25 @@ def compile(  # the verb's name; the builtin is not used here
 @click.option("--inputs", type=click.Path(path_type=Path), help=".npz with one array [N, …] an input.")
 @click.option("--samples", default=200, show_default=True, help="At least so many of each engine.")
 @click.option("--seconds", default=2.0, show_default=True, help="At least so long, all engines together.")
+@click.option("--apart", is_flag=True, help="Each engine in a process of its own.")
 @AS_JSON
 def bench(
-    engines: tuple[Path, ...], inputs: Path | None, samples: int, seconds: float, as_json: bool
+    engines: tuple[Path, ...],
+    inputs: Path | None,
+    samples: int,
+    seconds: float,
+    apart: bool,
+    as_json: bool,
 ) -> None:
-    """Time ENGINES against each other, interleaved, in one process.
+    """Time ENGINES against each other, interleaved, and judge whether the timings can be trusted.
 
     Example: edgewright bench out/engines/x86-avx2-openvino/*
     """
     from pipeline.verbs.standalone import bench_engines
     from pipeline.verbs.summary import timings_document, timings_text
 
-    timings = bench_engines(list(engines), inputs, samples, seconds)
-    click.echo(json.dumps(timings_document(timings), indent=1) if as_json else timings_text(timings))
+    benched = bench_engines(list(engines), inputs, samples, seconds, apart)
+    click.echo(json.dumps(timings_document(benched), indent=1) if as_json else timings_text(benched))
 
 
 @main.command()
@@ -483,11 +553,24 @@ def compare(
 @click.argument("record", type=click.Path(path_type=Path), default="out/report.json")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; default: where the record lies.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of report.json instead.")
-def report(record: Path, out: Path | None, schema: bool) -> None:
+@click.option(
+    "--trend",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Plot the series of builds whose records lie in this folder instead.",
+)
+def report(record: Path, out: Path | None, schema: bool, trend: Path | None) -> None:
     """Render a build's record, report.json, as HTML and Markdown.
 
     Example: edgewright report out/report.json --out page
     """
+    if trend:
+        from importlib.metadata import version
+
+        from pipeline.report import render_trend
+
+        render_trend(trend, out or trend, version("edgewright"))
+        click.echo(f"wrote {(out or trend) / 'trend.html'}")
+        return
     from pipeline.record import Record
 
     if schema:
@@ -498,6 +581,10 @@ def report(record: Path, out: Path | None, schema: bool) -> None:
     folder = out or record.parent
     render(load(record), folder)
     click.echo(f"wrote {folder / 'report.html'}")
+
+
+for verb in (release, verify, selftest, keys):
+    main.add_command(verb)
 
 
 if __name__ == "__main__":

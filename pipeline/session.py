@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.build import needed, plan
 from pipeline.config import Settings, load_settings
-from pipeline.packages import require
+from pipeline.packages import PACKAGES, require
 from pipeline.places import toolchain_at
 from pipeline.products import BuildTarget, published, resolve_targets, timed_target, variants_of
 from pipeline.publish import publish
 from pipeline.report import load
 from pipeline.run import Decision, Listener, Run
-from pipeline.stage import Stage, tool_versions
+from pipeline.stage import Stage
 from pipeline.store import Entry, Store, explained
 from pipeline.wiring.report import report_stage
 from pipeline.wiring.request import Request
@@ -125,7 +125,8 @@ class Session:
         if self.settings.data.kind == "images":
             require("pillow")
         for target in self.targets:
-            _check_device(self.settings, target, _runtime_version(target))
+            version = _runtime_version(target, self.request.fingerprints[target.name])
+            _check_device(self.settings, target, version)
         self._refuse_distant_budget()
 
     def _refuse_distant_budget(self) -> None:
@@ -164,36 +165,33 @@ class Session:
         return self.folder / Path(path).expanduser()
 
 
-def _runtime_version(target: BuildTarget) -> str | None:
+def _runtime_version(target: BuildTarget, fingerprint: Mapping[str, str]) -> str:
     """Version of the runtime where the target is.
 
     Raises:
         ToolchainMissing: there is none.
-        DeviceError: the device cannot be reached.
     """
-    if target.place is None:
+    if target.place is None and target.toolchain in PACKAGES:
         require(target.toolchain)
-        return tool_versions((target.toolchain,))[target.toolchain]
-    toolchain = toolchain_at(target.toolchain, target.place)
-    toolchain.fingerprint()
-    probe = toolchain.probe()
-    if not probe.available:
+    version = fingerprint.get(target.toolchain, "missing")
+    if version == "missing":
+        probe = toolchain_at(target.toolchain, target.place).probe()
+        place = f", {target.place['url']}" if target.place else ""
         raise ToolchainMissing(
-            f"{target.toolchain} does not work on the device: {probe.detail}",
-            where=f"target {target.name!r}, {target.place['url']}",
+            f"{target.toolchain} does not work: {probe.detail}",
+            where=f"target {target.name!r}{place}",
             mend=probe.mend,
         )
-    version: str | None = probe.version
     return version
 
 
-def _check_device(settings: Settings, target: BuildTarget, runtime_version: str | None) -> None:
+def _check_device(settings: Settings, target: BuildTarget, runtime_version: str) -> None:
     precisions = [variant.runs_as for variant in variants_of(settings, target)]
     violations = check_request(
         target.device,
         target.toolchain,
         # What this very CPU computes in by default needs no promise of the device file.
-        precisions=[each for each in dict.fromkeys(precisions) if each != target.native],
+        precisions=[each for each in dict.fromkeys(precisions) if each == "fp32" or each != target.native],
         opset=None if settings.model.onnx else settings.export.opset,
         dynamic_batch=settings.export.dynamic_batch,
         runtime_version=runtime_version,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Sequence
 from packaging.specifiers import SpecifierSet
 
 from targets.conventions import check_convention, is_quantized
-from targets.errors import CapabilityError, ModelError
+from targets.errors import CapabilityError
+from targets.onnxfile import read_onnx
 from targets.operators import check_operators, check_refused, load_table
 from targets.violation import Violation
 
@@ -65,7 +66,7 @@ def check_model(model_path: Path, capability: Capability, memory_mib: Sequence[i
     Raises:
         ModelError: the file is missing or no ONNX model.
     """
-    model = _load(model_path)
+    model = read_onnx(model_path)
     violations = [_opset(capability, opset.version) for opset in model.opset_import if not opset.domain]
     violations += check_refused(model, capability.unsupported_operators)
     if capability.operators:
@@ -84,13 +85,11 @@ def falls_back(model_path: Path, capability: Capability) -> list[Violation]:
     """
     if capability.dla is None:
         return []
-    model = _load(model_path)
-    violations = check_operators(model, load_table(capability.dla.operators))
+    model = read_onnx(model_path)
     if is_quantized(model):
-        floats = ", ".join(capability.dla.precisions)
-        rule = f"the DLA takes no explicit QDQ, only {floats}"
-        violations.insert(0, Violation(rule, "INT8 by QDQ", "use the float model on the DLA"))
-    return violations
+        rule = f"the DLA takes no explicit QDQ, only {', '.join(capability.dla.precisions)}"
+        return [Violation(rule, "INT8 by QDQ", "use the float model on the DLA")]
+    return check_operators(model, load_table(capability.dla.operators))
 
 
 def require_runnable(model_path: Path, capability: Capability, target: str) -> None:
@@ -149,23 +148,6 @@ def _runtime(capability: Capability, version: str | None) -> Violation | None:
     return Violation(
         f"needs a runtime {capability.runtime}", version, f"install a version {capability.runtime}"
     )
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except (OSError, DecodeError, ValueError) as error:
-        raise ModelError(
-            f"the ONNX file cannot be read: {error}", where=str(path), mend="export the model again"
-        ) from error
-    if not model.graph.output:
-        raise ModelError(
-            "the ONNX file holds no graph", where=str(path), mend="export the model again; it is empty"
-        )
-    return model
 
 
 def _quantization(capability: Capability, model: onnx.ModelProto) -> list[Violation]:

@@ -15,12 +15,22 @@ if TYPE_CHECKING:
     from targets.capability import QuantizationConvention
 
 SEVEN_BITS = 63
+# TensorProto.FLOAT16
+HALF = 10
 MEND_ACTIVATIONS = "quantize the float model for this device; a build does"
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
     """Say whether a model carries explicit QDQ."""
     return any(node.op_type == "QuantizeLinear" for node in all_nodes(model))
+
+
+def written_precision(model: onnx.ModelProto) -> str:
+    """Return what a model is written in: "int8" with QDQ, "fp16" with constants of it, else "fp32"."""
+    if is_quantized(model):
+        return "int8"
+    halves = any(tensor.data_type == HALF for tensor in model.graph.initializer)
+    return "fp16" if halves else "fp32"
 
 
 def check_convention(model: onnx.ModelProto, convention: QuantizationConvention) -> list[Violation]:

@@ -13,10 +13,9 @@ import re
 from pathlib import Path
 from typing import Iterable, Iterator, Mapping
 
-import numpy as np
-
 from targets.cpu import ROOT, cgroup_folders, cores, cpu_fingerprint, cpu_flags, cpu_limit, cpu_model, read
 from targets.jetson import jetson_facts, jetson_state
+from targets.versions import installed_version
 
 CPU_FOLDER = "sys/devices/system/cpu"
 # Cooling devices that only work when something is too hot; fans and display brightness do not count.
@@ -66,7 +65,7 @@ def process_facts(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
     Args:
         variables: environment variables; only those that steer a runtime are kept.
     """
-    found = {"python": platform.python_version(), "numpy": np.__version__}
+    found = {"python": platform.python_version(), "numpy": installed_version("numpy") or "missing"}
     found["cores_allowed"] = str(cores_allowed())
     found.update((f"${name}", variables[name]) for name in sorted(variables) if VARIABLES.match(name))
     return found

@@ -68,6 +68,10 @@ class OnnxRuntime:
         """Runtime version and CPU; the runtime is not imported."""
         return {"onnxruntime": installed_version(*PACKAGES) or "missing", **cpu_fingerprint()}
 
+    def obstacle(self, options: EngineOptions) -> str | None:  # noqa: ARG002
+        """Engines run wherever they are compiled."""
+        return None
+
     def compile(self, model: Path, device: str, options: EngineOptions, folder: Path) -> Engine:
         """Optimise an ONNX file into `folder` and save its engine.json.
 

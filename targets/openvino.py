@@ -54,7 +54,7 @@ class OpenVino:
         if version is None:
             return Probe(False, None, "openvino is not installed", "pip install openvino")
         try:
-            capabilities = _capabilities(_core())
+            capabilities = _capabilities(open_core())
         except (ImportError, OSError, RuntimeError) as error:
             reason = f"openvino does not load: {one_line(error, drop=NOISE)}"
             return Probe(False, version, reason, "pip install --force-reinstall openvino")
@@ -63,6 +63,10 @@ class OpenVino:
     def fingerprint(self) -> dict[str, str]:
         """Runtime version and CPU; the runtime is not imported."""
         return {"openvino": installed_version(NAME) or "missing", **cpu_fingerprint()}
+
+    def obstacle(self, options: EngineOptions) -> str | None:  # noqa: ARG002
+        """Engines run wherever they are compiled."""
+        return None
 
     def compile(self, model: Path, device: str, options: EngineOptions, folder: Path) -> Engine:
         """Compile an ONNX file into `folder` and save its engine.json.
@@ -73,7 +77,7 @@ class OpenVino:
             ModelError: OpenVINO refuses the model.
         """
         version = require_version(NAME, NAME, installed_version(NAME))
-        core = _core()
+        core = open_core()
         _check_precision(core, options.precision, device)
         network = _read_onnx(model)
         compiled = _compile(core, network, options, model)
@@ -104,12 +108,11 @@ class OpenVino:
         """
         version = require_version(NAME, NAME, installed_version(NAME))
         require_own_engine(engine, NAME, version)
-        core = _core()
+        core = open_core()
         _check_precision(core, engine.options.precision, engine.device)
         if json.loads((engine.folder / MADE_ON_FILE).read_text(encoding="utf-8")) == self.fingerprint():
             return OpenVinoRunner(engine, _import_blob(core, engine), from_blob=True)
-        network = _guarded("cannot read the engine", engine.folder, core.read_model, engine.folder / IR_FILE)
-        return OpenVinoRunner(engine, _compile(core, network, engine.options, engine.folder), from_blob=False)
+        return OpenVinoRunner(engine, _recompiled(engine, engine.options), from_blob=False)
 
     def flags(self, options: EngineOptions) -> dict[str, str]:
         """Return every property a model is compiled with."""
@@ -123,9 +126,7 @@ class OpenVino:
         """
         streams = {"NUM_STREAMS": str(requests), "INFERENCE_NUM_THREADS": str(requests)}
         options = replace(engine.options, raw={**engine.options.raw, **streams})
-        core = _core()
-        network = _guarded("cannot read the engine", engine.folder, core.read_model, engine.folder / IR_FILE)
-        compiled = _compile(core, network, options, engine.folder)
+        compiled = _recompiled(engine, options)
         queue = _openvino().AsyncInferQueue(compiled, requests)
         how = f"{compiled.get_property('NUM_STREAMS')} streams, asynchronous requests"
         return QueuedLoad(queue, engine.inputs, requests, how)
@@ -139,13 +140,21 @@ class OpenVino:
             runs: medians are over so many.
         """
         counting = replace(engine.options, raw={**engine.options.raw, "PERF_COUNT": "YES"})
-        runner = self.open(replace(engine, options=counting))
+        # A blob was compiled without counters.
+        runner = OpenVinoRunner(engine, _recompiled(engine, counting), from_blob=False)
         times: dict[tuple[str, str], list[float]] = {}
         for number in range(WARM + runs):
             runner.infer(inputs[number % len(inputs)])
             for name, kind, milliseconds in runner.operators() if number >= WARM else ():
                 times.setdefault((name, kind), []).append(milliseconds)
         return medians(times)
+
+
+def _recompiled(engine: Engine, options: EngineOptions) -> Any:
+    """Compile an engine's IR again, with other options than its blob has or on another CPU."""
+    core = open_core()
+    network = _guarded("cannot read the engine", engine.folder, core.read_model, engine.folder / IR_FILE)
+    return _compile(core, network, options, engine.folder)
 
 
 class OpenVinoRunner:
@@ -201,7 +210,8 @@ def _openvino() -> Any:
     return openvino
 
 
-def _core() -> Any:
+def open_core() -> Any:
+    """Return a new Core, telemetry kept out."""
     return _openvino().Core()
 
 

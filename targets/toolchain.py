@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Mapping, Protocol
 
 from targets.errors import ModelError, ToolchainMissing
+from targets.private import use_packages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,8 +28,12 @@ ENGINE_FILE = "engine.json"
 
 # name in device files and build.toml → "module:class"; a new toolchain adds one line here.
 TOOLCHAINS: dict[str, str] = {
+    "myriad": "targets.myriad:Myriad",
+    "npu": "targets.npu:Npu",
     "onnxruntime": "targets.onnxruntime:OnnxRuntime",
     "openvino": "targets.openvino:OpenVino",
+    "tensorrt": "targets.tensorrt:TensorRt",
+    "tensorrt_rtx": "targets.tensorrt_rtx:TensorRtRtx",
 }
 
 
@@ -144,7 +149,7 @@ class Probe:
     """Whether a toolchain works on this machine.
 
     Args:
-        available: it can compile and run here.
+        available: it can compile here; `Toolchain.obstacle` says whether engines can run here too.
         version: runtime version, or None when it is missing.
         detail: one line: what was found, or why it does not work.
         mend: the exact next step when it is not available.
@@ -191,6 +196,13 @@ class Toolchain(Protocol):
         """
         ...
 
+    def obstacle(self, options: EngineOptions) -> str | None:
+        """Say why engines with these options cannot run on this machine; None when they can.
+
+        Must not import the runtime: which stages a build has depends on it.
+        """
+        ...
+
     def compile(self, model: Path, device: str, options: EngineOptions, folder: Path) -> Engine:
         """Compile an ONNX file into `folder` (exists, empty) and save its engine.json.
 
@@ -210,7 +222,7 @@ class Toolchain(Protocol):
         """Load an engine for running.
 
         Raises:
-            ToolchainMissing: the runtime is not installed.
+            ToolchainMissing: the runtime is not installed, or engines cannot run on this machine.
             ModelError: the engine was made by another version or does not load.
         """
         ...
@@ -226,6 +238,7 @@ def load_toolchain(name: str) -> Toolchain:
         raise ToolchainMissing(
             f"there is no toolchain named {name!r}", mend=f"use one of: {', '.join(sorted(TOOLCHAINS))}"
         )
+    use_packages(name)
     module, _, attribute = TOOLCHAINS[name].partition(":")
     toolchain: Toolchain = getattr(importlib.import_module(module), attribute)()
     return toolchain

@@ -22,7 +22,7 @@ from pipeline.export import export
 from pipeline.simplify import simplify
 from pipeline.stage import Context
 from pipeline.stages.data import evenly, read_preprocess, read_split
-from pipeline.stages.loading import fresh, give_head, input_shape
+from pipeline.stages.loading import fresh_uncut, input_shape
 from targets.capability import QuantizationConvention
 from targets.measure import MeasureSettings, compare
 from targets.toolchain import EngineOptions, Runner, load_toolchain
@@ -40,13 +40,12 @@ def measure(context: Context) -> None:
     """
     settings = context.settings
     shape = input_shape(context.inputs["facts"])
-    network = fresh(settings["model"]).eval()
-    give_head(network, context.inputs)
+    network = fresh_uncut(settings["model"], context.inputs)
     groups = find_groups(network, shape)
     shapes = find_shapes(network, groups, shape)
     levels = width_levels(shapes.full, settings["alignment"], settings["minimum"])
     narrowest = {leader: steps[0] for leader, steps in levels.items()}
-    target = _target(settings)
+    target = layer_target(settings)
     table = measure_table(shapes, narrowest, target, settings["alignment"], context.progress)
     chosen = [
         {leader: steps[place * (len(steps) - 1) // 2] for leader, steps in levels.items()}
@@ -57,7 +56,7 @@ def measure(context: Context) -> None:
     context.progress("timing whole networks", 0, 1)
     with TemporaryDirectory() as folder:
         runners = {
-            str(number): _runner(
+            str(number): build_runner(
                 _cut(network, widths, shape), shape, target, inputs, Path(folder, str(number))
             )
             for number, widths in enumerate(chosen)
@@ -73,7 +72,8 @@ def measure(context: Context) -> None:
     table.corrected(shapes, anchors).save(context.out / "costs.json")
 
 
-def _target(settings: Mapping[str, Any]) -> LayerTarget:
+def layer_target(settings: Mapping[str, Any]) -> LayerTarget:
+    """What is timed on, as `wiring.networks.timing` describes it."""
     return LayerTarget(
         toolchain=load_toolchain(settings["toolchain"]),
         device=settings["device"],
@@ -87,7 +87,7 @@ def _cut(network: nn.Module, widths: Mapping[str, int], shape: tuple[int, int, i
     return cut(copy.deepcopy(network), keep, shape)
 
 
-def _runner(
+def build_runner(
     network: nn.Module,
     shape: tuple[int, int, int, int],
     target: LayerTarget,

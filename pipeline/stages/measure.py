@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.onnxmodel.file import read_model
 from pipeline.onnxmodel.layers import join, layers_of
@@ -30,28 +31,33 @@ def measure(context: Context) -> None:
         GateFailed: stable timings are demanded and these are not; they are left in the debris.
     """
     images = evenly(read_split(context.inputs["calibrate"])[0], DIFFERENT_INPUTS)
-    preprocess = read_preprocess(context.inputs["preprocess"])
     engines = {
         name.removeprefix("engine "): Engine.load(folder)
         for name, folder in context.inputs.items()
         if name.startswith("engine ")
     }
-    samples, settings = {"image": preprocess(images)}, MeasureSettings(**context.settings["measure"])
-    if "host" in context.settings:
-        toolchain = toolchain_of(context.settings, context.progress)
-        document = toolchain.bench(engines, samples, settings, context.out)
-    else:
-        extras = Extras(**context.settings["extras"])
-        document = bench(engines, samples, settings, in_thousandths(context.progress), extras)
-        # What an application does beside inference is timed where it runs, or not at all.
-        outputs = max(engine.outputs[0].shape[-1] for engine in engines.values())
-        scores = np.random.default_rng(0).standard_normal((len(images), max(outputs, 1)))
-        document["steps"] = steps(preprocess, images, scores)
+    document = _timed(context, engines, images)
     for variant, extras in document["extras"].items():
         _describe_layers(extras, context.inputs[f"model {variant}"])
     _write(document, context.out)
     if context.settings["stable"] == "demand":
         _demand_stability(document, context.debris)
+
+
+def _timed(context: Context, engines: Mapping[str, Engine], images: NDArray[np.generic]) -> dict[str, Any]:
+    """Measure where the engines are: on this machine, or on the device the settings name."""
+    preprocess = read_preprocess(context.inputs["preprocess"])
+    samples = {"image": preprocess(images)}
+    settings = MeasureSettings(**context.settings["measure"])
+    extras = Extras(**context.settings["extras"])
+    outputs = max(engine.outputs[0].shape[-1] for engine in engines.values())
+    scores = np.random.default_rng(0).standard_normal((len(images), max(outputs, 1)))
+    if "host" in context.settings:
+        there = toolchain_of(context.settings, context.progress)
+        document: dict[str, Any] = there.bench(engines, samples, settings, extras)
+        return document | {"steps": there.steps(preprocess, images, scores)}
+    document = bench(engines, samples, settings, in_thousandths(context.progress), extras)
+    return document | {"steps": steps(preprocess, images, scores)}
 
 
 def _describe_layers(extras: dict[str, Any], model: Path) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from targets.capability import Capability, Device, device_names, load_device
 from targets.checks import check_model, falls_back
+from targets.conventions import written_precision
+from targets.errors import ConfigError
+from targets.nvidia.preflight import Preflight, preflight
 from targets.violation import Violation
 
 WIDTH = 100
@@ -25,6 +31,7 @@ class Check:
         toolchain: that would build for it.
         violations: what the device cannot do; a build would stop.
         on_gpu: what its DLA leaves to the GPU; no violation.
+        preflight: what NVIDIA's parser and builder say; None when they were not asked.
     """
 
     model: Path
@@ -32,6 +39,12 @@ class Check:
     toolchain: str
     violations: list[Violation]
     on_gpu: list[Violation]
+    preflight: Preflight | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Nothing stands against the model."""
+        return not self.violations and (self.preflight is None or self.preflight.builds)
 
     def document(self) -> dict[str, Any]:
         """As JSON values."""
@@ -41,6 +54,7 @@ class Check:
             "toolchain": self.toolchain,
             "violations": [violation._asdict() for violation in self.violations],
             "on_gpu": [violation._asdict() for violation in self.on_gpu],
+            "preflight": self.preflight and asdict(self.preflight),
         }
 
     def text(self) -> str:
@@ -53,20 +67,37 @@ class Check:
         if self.on_gpu:
             lines += ["", "Left to the GPU where the DLA is used:"]
             lines += [f"  {each.rule}; found {each.found}" for each in self.on_gpu]
+        if self.preflight:
+            lines += ["", *_preflight_lines(self.preflight)]
         return "\n".join(lines)
 
 
-def check(model: Path, device_name: str, toolchain: str | None) -> Check:
-    """Check an ONNX file against a device; nothing is built.
+def check(model: Path, device_name: str, toolchain: str | None, ask_nvidia: bool = False) -> Check:
+    """Check an ONNX file against a device.
+
+    Args:
+        model: the file.
+        device_name: a device file's name or path, or "this-machine".
+        toolchain: None for the device's first.
+        ask_nvidia: give it to NVIDIA's parser and builder as well; nothing is built otherwise.
 
     Raises:
         ModelError, ConfigError: an unreadable model, an unknown device or toolchain.
+        ToolchainMissing: the preflight needs TensorRT-RTX.
     """
     device = load_device(device_name)
     name = toolchain or next(iter(device.toolchains))
     capability = device.capability(name)
     violations = check_model(model, capability, device.memory_mib)
-    return Check(model, device.name, name, violations, falls_back(model, capability))
+    on_gpu = falls_back(model, capability)
+    if not ask_nvidia:
+        return Check(model, device.name, name, violations, on_gpu)
+    if not name.startswith("tensorrt"):
+        raise ConfigError(
+            f"the preflight is for TensorRT, not for {name}", where="--preflight", mend="leave it out"
+        )
+    said = preflight(model, written_precision(onnx.load(str(model), load_external_data=False)))
+    return Check(model, device.name, name, violations, on_gpu, said)
 
 
 def devices_document() -> list[dict[str, Any]]:
@@ -130,6 +161,17 @@ def _sources(source: Mapping[str, str], indent: str) -> Iterator[str]:
     for key, text in source.items():
         first = f"{indent}source of {key}: "
         yield from textwrap.wrap(f"{first}{text}", WIDTH, subsequent_indent=indent + "    ")
+
+
+def _preflight_lines(said: Preflight) -> Iterator[str]:
+    refused = [node for node in said.nodes if not node.supported]
+    taken = f"{len(said.nodes) - len(refused)} of {len(said.nodes)} nodes"
+    verdict = "builds" if said.builds else "does NOT build"
+    yield f"NVIDIA's parser and builder (TensorRT-RTX {said.version}): takes {taken}, {verdict}"
+    yield from (f"  ✗ {node.operator} at {node.name}" for node in refused)
+    yield from (f"  ✗ {reason}" for reason in said.reasons)
+    kinds = Counter(f"{layer['kind'].lower()} {layer['type'].lower()}" for layer in said.layers)
+    yield from (f"  {count:4} {kind}" for kind, count in kinds.most_common())
 
 
 def _paragraph(violation: Violation) -> list[str]:

@@ -131,7 +131,7 @@ def test_a_device_of_ones_own(tmp_path: Path) -> None:
         (
             "toolchains.onnxruntime",
             "toolchains.tensorfow",
-            "no toolchain tensorfow; there are onnxruntime",
+            "no toolchain tensorfow; there are myriad, npu",
         ),
         ("edgewright.device/1", "edgewright.device/9", "schema: found 'edgewright.device/9'; allowed:"),
         ("aarch64", "arm", "architecture: found 'arm'; allowed: 'x86_64', 'aarch64' or 'any'"),
