@@ -23,6 +23,7 @@ from targets.errors import ConfigError, ToolchainMissing
 
 # Import name → the extra that brings it; what a build needs is checked before any work starts.
 TORCH_PACKAGES = {"torch": "torch", "safetensors": "torch", "torch_pruning": "torch"}
+TOOLCHAIN_EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 ONNX_PACKAGES = {"onnx": "onnx", "onnxruntime": "onnx", "onnxsim": "onnx"}
 
 
@@ -135,7 +136,7 @@ class Session:
         if self.settings.student is None or self.settings.student.budget[0] != "latency_ms":
             return
         target = timed_target(self.settings, self.targets)
-        if target.place is not None:
+        if target.place is not None or target.obstacle is not None:
             raise ConfigError(
                 f"a latency budget cannot be kept on {target.name}: layers are timed on this machine alone",
                 where="student.latency_ms",
@@ -167,17 +168,21 @@ def _runtime_version(target: BuildTarget) -> str | None:
         ToolchainMissing: there is none.
         DeviceError: the device cannot be reached.
     """
-    if target.place is None:
-        _need({target.toolchain: {"onnxruntime": "onnx"}.get(target.toolchain, target.toolchain)})
+    if not target.section.engine:
+        return None
+    if target.place is None and target.toolchain in TOOLCHAIN_EXTRAS:
+        _need({target.toolchain: TOOLCHAIN_EXTRAS[target.toolchain]})
         return tool_versions((target.toolchain,))[target.toolchain]
     toolchain = toolchain_at(target.toolchain, target.place)
     toolchain.fingerprint()
     probe = toolchain.probe()
     if not probe.available:
+        where = "here" if target.place is None else "on the device"
+        other = '; or hand over the model alone: engine = false; or build on the device: host = "ssh://…"'
         raise ToolchainMissing(
-            f"{target.toolchain} does not work on the device: {probe.detail}",
-            where=f"target {target.name!r}, {target.place['url']}",
-            mend=probe.mend,
+            f"{target.toolchain} does not work {where}: {probe.detail}",
+            where=f"target {target.name!r}" + (f", {target.place['url']}" if target.place else ""),
+            mend=f"{probe.mend}{other}" if target.place is None else probe.mend,
         )
     version: str | None = probe.version
     return version
@@ -191,6 +196,7 @@ def _check_device(settings: Settings, target: BuildTarget, runtime_version: str 
         precisions=list(dict.fromkeys(precisions)),
         opset=None if settings.model.onnx else settings.export.opset,
         dynamic_batch=settings.export.dynamic_batch,
+        formed=True,
         runtime_version=runtime_version,
     )
     if violations:

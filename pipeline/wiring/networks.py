@@ -129,7 +129,7 @@ def _costs(request: Request, section: StudentSection) -> Stage:
             "device": target.device.name,
             "precision": product_precision(request.settings, target),
             "threads": target.section.threads,
-            "raw": target.section.raw,
+            "raw": target.raw,
             "convention": target.capability.quantization and target.capability.quantization.model_dump(),
         },
         tools=(*runtime["tools"], *ONNX_TOOLS, "onnxsim", "torch-pruning"),
