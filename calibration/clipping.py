@@ -5,10 +5,13 @@ Ranges always contain 0, so that zero padding and ReLU's zero are exact.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.histogram import SIDE, Histogram
+from calibration.importance import Importance
 
 Array = NDArray[np.float64]
 
@@ -67,22 +70,98 @@ def least_squares_range(histogram: Histogram, symmetric: bool) -> tuple[float, f
     Rounding and clipping error weigh against each other; the values of a bin count as spread evenly over it,
     exact zeros as exact. Nothing is wider than the observed range.
     """
+    return _least(histogram, symmetric, lambda low, high: errors(histogram, low, high, symmetric))
+
+
+def entropy_range(histogram: Histogram, symmetric: bool) -> tuple[float, float]:
+    """Return the range whose levels keep the distribution best: the least Kullback-Leibler divergence.
+
+    TensorRT's calibration (Migacz, "8-bit inference with TensorRT", 2017), here for both ends of a range:
+    what lies outside counts at the outermost bin, every level's count is spread over those of its bins that
+    hold anything, and the distribution before is compared with the one after. Exact zeros count for nothing.
+    """
+    return _least(histogram, symmetric, lambda low, high: divergences(histogram, low, high, symmetric))
+
+
+def least_cost_range(histogram: Histogram, importance: Importance, symmetric: bool) -> tuple[float, float]:
+    """Return the range whose quantizer disturbs the network's outputs least, as far as gradients tell.
+
+    Args:
+        histogram: what was observed.
+        importance: of the same tensor's values; where it is 0 everywhere, squared errors decide.
+        symmetric: int8 with zero-point 0, or uint8.
+    """
+    if not importance.weights.any():
+        return least_squares_range(histogram, symmetric)
+    return _least(histogram, symmetric, lambda low, high: costs(importance, low, high, symmetric))
+
+
+def _least(
+    histogram: Histogram, symmetric: bool, cost: Callable[[Array, Array], Array]
+) -> tuple[float, float]:
+    """Return the candidate range of the least cost, no wider than what was observed."""
     low, high = min_max_range(histogram)
     if symmetric:
         # The ends themselves, too: after a ReLU moved to −h most values lie exactly at level −128.
         ends = np.array([-low * 127.0 / 128.0, -low, high])
         limits = np.concatenate([max(-low, high) * CANDIDATES, ends[ends > 0.0]])
-        best = float(limits[np.argmin(errors(histogram, -limits, limits, True))])
+        best = float(limits[np.argmin(cost(-limits, limits))])
         return max(low, -best), min(high, best)
     best_low, best_high = low, high
     for _ in range(TURNS):
         if high > 0.0:
             lows = np.full_like(CANDIDATES, best_low)
-            best_high = float(high * CANDIDATES[np.argmin(errors(histogram, lows, high * CANDIDATES, False))])
+            best_high = float(high * CANDIDATES[np.argmin(cost(lows, high * CANDIDATES))])
         if low < 0.0:
             highs = np.full_like(CANDIDATES, best_high)
-            best_low = float(low * CANDIDATES[np.argmin(errors(histogram, low * CANDIDATES, highs, False))])
+            best_low = float(low * CANDIDATES[np.argmin(cost(low * CANDIDATES, highs))])
     return best_low, best_high
+
+
+def costs(importance: Importance, low: Array, high: Array, symmetric: bool) -> Array:
+    """Return what quantizing a tensor over each range costs, in nats: arguments as for `errors`."""
+    scale, zero = affine(low, high, symmetric)
+    smallest, largest = (-128.0, 127.0) if symmetric else (0.0, 255.0)
+    used = np.flatnonzero(importance.weights)
+    bins = slice(used[0], used[-1] + 1)
+    edges = np.ldexp(np.arange(bins.start, bins.stop + 1, dtype=np.float64) - SIDE, importance.exponent)
+    free = np.full((len(scale), 1), np.inf)
+    integral = _error_integral(edges / scale[:, None], -free, free)
+    per_bin = np.diff(integral, axis=1) * scale[:, None] ** 3 / 2.0**importance.exponent
+    clipping = importance.clipping((smallest - zero) * scale, (largest - zero) * scale)
+    return np.asarray(0.5 * (per_bin @ importance.weights[bins]) + clipping)
+
+
+def divergences(histogram: Histogram, low: Array, high: Array, symmetric: bool) -> Array:
+    """Return the Kullback-Leibler divergence of each candidate range, [T]; arguments as for `errors`."""
+    counts = histogram.counts.astype(np.float64)
+    counts[SIDE] -= histogram.zeros
+    used = np.flatnonzero(counts)
+    if not used.size:
+        return np.zeros(len(low))
+    centres = (histogram.edges()[used] + histogram.edges()[used + 1]) / 2.0
+    scale, zero = affine(low, high, symmetric)
+    smallest, largest = (-128.0, 127.0) if symmetric else (0.0, 255.0)
+    found = [
+        _divergence(counts[used], np.rint(centres / step), smallest - offset, largest - offset)
+        for step, offset in zip(scale.tolist(), zero.tolist(), strict=True)
+    ]
+    return np.array(found)
+
+
+def _divergence(counts: Array, levels: Array, smallest: float, largest: float) -> float:
+    """Return KL(before ‖ after) of the counts of some bins, given the level each of them rounds to."""
+    inside = np.flatnonzero((levels >= smallest) & (levels <= largest))
+    if not inside.size:
+        return float("inf")
+    first, last = inside[0], inside[-1]
+    before = counts[first : last + 1].copy()
+    kept = levels[first : last + 1].astype(np.int64) - int(levels[first])
+    after = (np.bincount(kept, before) / np.maximum(np.bincount(kept), 1))[kept]
+    before[0] += counts[:first].sum()
+    before[-1] += counts[last + 1 :].sum()
+    # What is cut off is missing afterwards: otherwise a range of one bin would be perfect.
+    return float(np.sum(before * np.log(before / after)) / before.sum())
 
 
 def errors(histogram: Histogram, low: Array, high: Array, symmetric: bool) -> Array:

@@ -17,6 +17,8 @@ Array = NDArray[np.float64]
 
 # Rounds of coordinate descent, each followed by a refit of the scales; more change nothing to speak of.
 SWEEPS = 3
+# Feedback is greedy: with so few inputs a channel the nearest levels are at times the better start.
+FEW = 64
 # Columns whose effect on later columns is applied at once, as one product of matrices.
 BLOCK = 64
 
@@ -38,8 +40,10 @@ def compensated(rows: Array, moments: Array, grid: Grid, sweeps: int = SWEEPS) -
     scale = grid.scale.reshape(shape)
     nearest = np.clip(np.rint(rows / scale[..., None]), low[..., None], high[..., None])
     best = _Best(rows, moments, nearest, scale)
-    # Feedback is greedy: with few inputs a channel the nearest levels are at times the better start.
-    for levels in _feedback(rows, moments, scale, low, high), nearest:
+    starts = [_feedback(rows, moments, scale, low, high)]
+    if rows.shape[2] <= FEW:
+        starts.append(nearest)
+    for levels in starts:
         now = scale
         best.offer(levels, now)
         for _ in range(sweeps):
@@ -93,7 +97,7 @@ def _feedback(rows: Array, moments: Array, scale: Array, low: Array, high: Array
         errors = np.empty((*work.shape[:2], stop - start))
         for j in range(start, stop):
             column = work[:, :, j]
-            levels[:, :, j] = np.clip(np.rint(column / scale), low, high)
+            levels[:, :, j] = np.minimum(np.maximum(np.rint(column / scale), low), high)
             error = (column - levels[:, :, j] * scale) / factor[:, j, None, j]
             work[:, :, j:stop] -= error[:, :, None] * factor[:, j, None, j:stop]
             errors[:, :, j - start] = error
@@ -113,10 +117,12 @@ def _descend(rows: Array, levels: Array, moments: Array, scale: Array, low: Arra
         for j in range(start, stop):
             power = moments[:, j, None, j]
             wanted = levels[:, :, j] + slope[:, :, j] / (power * scale)
-            move = np.clip(np.rint(wanted), low, high) - levels[:, :, j]
+            # np.clip takes longer than the two it is made of.
+            move = np.minimum(np.maximum(np.rint(wanted), low), high) - levels[:, :, j]
             levels[:, :, j] += move
             moves[:, :, j - start] = move * scale
-            slope[:, :, start:stop] -= moves[:, :, j - start, None] * moments[:, j, None, start:stop]
+            after = slice(j + 1, stop)
+            slope[:, :, after] -= moves[:, :, j - start, None] * moments[:, j, None, after]
         slope[:, :, stop:] -= moves @ moments[:, start:stop, stop:]
     return levels
 

@@ -21,6 +21,7 @@ from onnx import numpy_helper
 
 from calibration.biases import give_biases
 from calibration.channels import Channels, find_channels, layer_channels
+from calibration.external import write
 from calibration.graph import FloatGraph, attribute
 from calibration.load import load
 from calibration.placement import place
@@ -80,7 +81,7 @@ def equalize(
     channels = find_channels(graph)
     factors = choose_factors(channels, peaks)
     rescale(graph, channels, factors)
-    out.write_bytes(graph.model.SerializeToString(deterministic=True))
+    write(graph.model, out)
     free = sorted(channels.free())
     return Equalization(len(free), float(factors[free].max(initial=1.0)))
 

@@ -6,9 +6,10 @@ equal and centred. Every fourth batch only judges; labels are never looked at.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -116,12 +117,16 @@ def quantize_mixed(
         )
     report = progress or _silent
     base = _copied(base or _best(model, batches, convention, folder, ignore, report), folder)
-    fitting = first([batch for index, batch in enumerate(batches) if index % JUDGED != JUDGED - 1], FITTED)
+    fitting = first((batch for index, batch in enumerate(batches) if index % JUDGED != JUDGED - 1), FITTED)
     doing = partial(report, "measuring what every width costs")
-    measured = measure(base.float_model, fitting, convention.weight_bits, scores, ignore, doing)
+    measured = measure(
+        base.float_model, fitting, convention.weight_bits, scores, ignore, doing, original=model
+    )
     with TemporaryDirectory() as scratch:
         bench = Bench(measured, base, fitting, convention, tuple(ignore), Path(scratch), report)
-        return _finished(budget, bench, Judge.of(model, list(batches[JUDGED - 1 :: JUDGED])), folder)
+        return _finished(
+            budget, bench, Judge.of(model, list(islice(batches, JUDGED - 1, None, JUDGED))), folder
+        )
 
 
 def check_budget(budget: Budget) -> None:
@@ -143,7 +148,7 @@ def check_budget(budget: Budget) -> None:
         )
 
 
-def first(batches: Sequence[Batch], samples: int) -> list[Batch]:
+def first(batches: Iterable[Batch], samples: int) -> list[Batch]:
     """Return the first batches that hold at least so many inputs, or all."""
     chosen: list[Batch] = []
     held = 0

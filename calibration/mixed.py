@@ -13,12 +13,12 @@ from calibration.graph import FloatGraph
 from calibration.grid import WIDTHS
 from calibration.load import load
 from calibration.lower import lower_container
-from calibration.noise import LayerNoise, measure_noise
+from calibration.noise import LayerNoise, measure_noise, measure_power
 from calibration.packing import PackedSizes
 from calibration.placement import place
 from calibration.plan import BitsPlan
 from calibration.ranges import Batch
-from calibration.scores import Scores, estimate, load_scores
+from calibration.scores import Scores, estimate, load_scores, rescaled
 from calibration.split import can_split
 from targets.errors import ConfigError
 
@@ -102,6 +102,7 @@ def measure(
     scores: Path | None = None,
     ignore: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
+    original: Path | None = None,
 ) -> Measured:
     """Measure what every width costs every channel of a model.
 
@@ -112,6 +113,7 @@ def measure(
         scores: file of sensitivities; without it they are estimated, unlabelled.
         ignore: layers that stay float, as for `qdq.quantize`.
         progress: called with layers done and layers in all.
+        original: float ONNX file that the scores were made for, where `model` is its equalized twin.
 
     Raises:
         ModelError, ConfigError, DataError: as `load`, `place` and `load_scores`.
@@ -120,7 +122,11 @@ def measure(
     layers = [layer.node.name for layer in place(graph, ignore=ignore).layers]
     noise = measure_noise(graph, layers, batches, 2 ** (weight_bits - 1) - 1, progress)
     if scores is not None:
-        return Measured(graph, noise, scores.name, load_scores(scores, noise))
+        given = load_scores(scores, noise)
+        if original is not None:
+            power = {name: layer.power for name, layer in noise.items()}
+            given = rescaled(given, measure_power(load(original), list(noise), batches), power)
+        return Measured(graph, noise, scores.name, given)
     return Measured(graph, noise, *estimate(graph, noise, batches))
 
 

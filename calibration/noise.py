@@ -122,14 +122,41 @@ def measure_noise(
     return measured
 
 
+def measure_power(graph: FloatGraph, layers: Sequence[str], batches: Sequence[Batch]) -> dict[str, Array]:
+    """Return the variance of every output channel of layers, in one pass of the inputs: {node name: [C]}.
+
+    Args:
+        graph: prepared float model.
+        layers: node names, in graph order; those without rows (ConvTranspose) are left out.
+        batches: calibration inputs.
+    """
+    nodes = {node.name: node for node in graph.nodes}
+    stepper = Stepper(graph.model, batches)
+    found = {}
+    for node in (nodes[name] for name in layers):
+        if has_rows(node):
+            inputs = (values[node.input[0]] for values in stepper.before(node.name))
+            rows, moments = _read(graph, node, inputs)
+            found[node.name] = output_error(rows, moments.covariance).reshape(-1)
+    return found
+
+
+def _read(
+    graph: FloatGraph, node: onnx.NodeProto, inputs: Iterable[NDArray[np.generic]]
+) -> tuple[Array, Moments]:
+    """Return a layer's weights as rows, and the moments of what it reads."""
+    weight = np.asarray(graph.constant(node.input[1]))
+    seen = (np.asarray(item, np.float32) for item in inputs)
+    moments = pair_moments(node, weight.shape[2:], ((item, item) for item in seen))
+    return np.asarray(to_rows(node, weight), np.float64), moments
+
+
 def _measure(
     graph: FloatGraph, node: onnx.NodeProto, inputs: Iterable[NDArray[np.generic]], limit: int
 ) -> LayerNoise:
-    weight = np.asarray(graph.constant(node.input[1]))
-    rows = np.asarray(to_rows(node, weight), np.float64)
-    seen = (np.asarray(item, np.float32) for item in inputs)
-    moments = pair_moments(node, weight.shape[2:], ((item, item) for item in seen))
+    rows, moments = _read(graph, node, inputs)
     power = output_error(rows, moments.covariance).reshape(-1)
     noise, errors = layer_noise(rows, moments, limit)
-    change = from_rows(node, errors[WIDTHS.index(REFERENCE)].astype(np.float32), weight.shape)
+    shape = tuple(graph.constants[node.input[1]].dims)
+    change = from_rows(node, errors[WIDTHS.index(REFERENCE)].astype(np.float32), shape)
     return LayerNoise(rows.shape[2], noise, power, np.asarray(change, np.float32))

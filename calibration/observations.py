@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from calibration.histogram import SIDE, Histogram, merged
+from calibration.importance import Importance, joined
 from targets.errors import DataError
 
 OBSERVATIONS_SCHEMA = "edgewright.observations/1"
@@ -24,12 +25,20 @@ class Observations:
         samples: number of calibration inputs.
         inputs_sha256: digest of the calibration inputs, in order, however they were cut into batches.
         model_sha256: digest of the model file they ran through.
+        importance: tensor name → what errors in it cost; `ranges.weigh_values` fills it, `save` drops it.
     """
 
     histograms: dict[str, Histogram]
     samples: int
     inputs_sha256: str
     model_sha256: str
+    importance: dict[str, Importance] = field(default_factory=dict)
+
+    def importance_of(self, tensors: Sequence[str]) -> Importance | None:
+        """Return what errors in several tensors cost together, None when nobody has weighed them."""
+        if not all(name in self.importance for name in tensors):
+            return None
+        return joined([self.importance[name] for name in tensors])
 
     def of(self, tensors: Sequence[str]) -> Histogram:
         """Return one histogram of the values of several tensors.

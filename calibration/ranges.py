@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import onnx
@@ -14,9 +15,18 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from calibration.batches import BatchCheck
-from calibration.clipping import affine, least_squares_range, min_max_range, percentile_range
+from calibration.clipping import (
+    affine,
+    entropy_range,
+    least_cost_range,
+    least_squares_range,
+    min_max_range,
+    percentile_range,
+)
+from calibration.external import open_session
 from calibration.graph import FloatGraph
 from calibration.histogram import Histogram
+from calibration.importance import Importance, weigh
 from calibration.load import load
 from calibration.observations import Observations
 from calibration.placement import place
@@ -25,7 +35,7 @@ from targets.errors import ConfigError, DataError, ModelError
 if TYPE_CHECKING:
     from targets.capability import QuantizationConvention
 
-Method = Literal["minmax", "percentile", "mse"]
+Method = Literal["minmax", "percentile", "entropy", "mse", "importance"]
 REFUSALS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -87,6 +97,26 @@ def collect(
     return Observations(histograms, check.samples, check.digest(), graph.sha256)
 
 
+def weigh_values(
+    model: Path,
+    observations: Observations,
+    batches: Iterable[Batch],
+    progress: Callable[[int], None] | None = None,
+) -> Observations:
+    """Return observations that also know how much an error in each value matters, for method "importance".
+
+    Args:
+        model: the file that was observed.
+        observations: from `collect`.
+        batches: some tens of inputs, unlabelled.
+        progress: called with the number of inputs seen.
+
+    Raises:
+        ModelError: an operator between a quantized tensor and the output has no gradient rule.
+    """
+    return replace(observations, importance=weigh(load(model), observations, batches, progress))
+
+
 def choose(
     observations: Observations,
     method: Method,
@@ -98,7 +128,9 @@ def choose(
     Args:
         observations: from `collect`.
         method: "minmax", the whole range; "percentile", all but 100 − `percentile` percent of the values at
-            either end; "mse", the range with the smallest mean squared quantization error.
+            either end; "entropy", the range that keeps the distribution best; "mse", the one with the
+            smallest mean squared error; "importance", the one that disturbs the network's outputs least, for
+            tensors that `weigh_values` has seen, and "mse" for others.
         convention: int8 with zero-point 0, or uint8.
         percentile: of method "percentile".
 
@@ -106,13 +138,17 @@ def choose(
         ConfigError: no such method, or a percentile outside (50, 100].
     """
     return {
-        name: choose_one(histogram, method, convention, percentile)
+        name: choose_one(histogram, method, convention, percentile, observations.importance.get(name))
         for name, histogram in observations.histograms.items()
     }
 
 
 def choose_one(
-    histogram: Histogram, method: Method, convention: QuantizationConvention, percentile: float = 99.99
+    histogram: Histogram,
+    method: Method,
+    convention: QuantizationConvention,
+    percentile: float = 99.99,
+    importance: Importance | None = None,
 ) -> Affine:
     """Choose a scale and zero-point for one histogram; arguments and errors as in `choose`."""
     symmetric = convention.activations == "int8-symmetric"
@@ -124,10 +160,17 @@ def choose_one(
                 f"percentile is {percentile}", mend="give a value above 50 and up to 100, such as 99.99"
             )
         low, high = percentile_range(histogram, percentile, symmetric)
-    elif method == "mse":
+    elif method == "entropy":
+        low, high = entropy_range(histogram, symmetric)
+    elif method == "importance" and importance is not None:
+        low, high = least_cost_range(histogram, importance, symmetric)
+    elif method in ("mse", "importance"):
         low, high = least_squares_range(histogram, symmetric)
     else:
-        raise ConfigError(f"there is no range method {method!r}", mend="use minmax, percentile or mse")
+        raise ConfigError(
+            f"there is no range method {method!r}",
+            mend=f"use one of {', '.join(get_args(Method))}",
+        )
     scale, zero = affine(np.array([low]), np.array([high]), symmetric)
     return Affine(float(scale[0]), int(zero[0]))
 
@@ -143,7 +186,7 @@ def _session(graph: FloatGraph, tensors: Iterable[str], where: Path) -> ort.Infe
     options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return open_session(model, options)
     except REFUSALS as error:
         raise ModelError(
             f"ONNX Runtime cannot run the model: {error}",

@@ -118,6 +118,21 @@ def load_scores(path: Path, noise: Mapping[str, LayerNoise]) -> Scores:
     }
 
 
+def rescaled(scores: Mapping[str, Array], before: Mapping[str, Array], after: Mapping[str, Array]) -> Scores:
+    """Return scores for a model whose channels were scaled, e.g. equalized.
+
+    A unit of noise in a channel that was made smaller disturbs as much as more of it did before.
+
+    Args:
+        scores: for the model as it was, {node name: [C]}.
+        before, after: variance of each channel's output in either model.
+    """
+    return {
+        name: np.divide(value * before[name], after[name], out=np.zeros(len(value)), where=after[name] > 0.0)
+        for name, value in scores.items()
+    }
+
+
 def _check(name: str, values: NDArray[np.generic], noise: Mapping[str, LayerNoise], path: Path) -> None:
     if name not in noise:
         raise DataError(

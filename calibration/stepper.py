@@ -7,13 +7,17 @@ Here each node runs once: the tensors that later nodes read are kept, all others
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from calibration.ranges import Batch
+from calibration.external import open_session
+
+if TYPE_CHECKING:
+    from calibration.ranges import Batch
 
 Values = dict[str, NDArray[np.generic]]
 
@@ -82,9 +86,7 @@ class Stepper:
         graph = onnx.helper.make_graph(segment, "segment", inputs, outputs, constants)
         model = onnx.helper.make_model(graph, opset_imports=self._model.opset_import)
         model.ir_version = self._model.ir_version
-        return ort.InferenceSession(
-            model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
-        )
+        return open_session(model, session_options())
 
 
 def _split_constant(model: onnx.ModelProto) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from pipeline.verbs.bundles import keys, release, selftest, verify
 from pipeline.verbs.options import NUMBERS, SIZE, TIME
-from targets.errors import EdgewrightError
+from targets.errors import ConfigError, EdgewrightError
 
 BUILD_FILE = click.option(
     "--build",
@@ -165,6 +166,28 @@ def paths(
 
 
 @main.command()
+@click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for triage.html and triage.json.")
+@ALLOW_CODE
+@AS_JSON
+def triage(build_file: Path, out: Path | None, allow_code: bool, as_json: bool) -> None:
+    """Say which blocks of BUILD_FILE's teacher one layer could stand for, and what that would save.
+
+    Example: edgewright triage examples/footwear/build.toml --out triage
+    """
+    from pipeline.verbs.console import listening
+    from pipeline.verbs.triage import triage_build, triage_text, write_triage
+
+    with listening() as listener:
+        found = triage_build(build_file, allow_code, listener)
+    if out:
+        write_triage(found, out)
+    click.echo(json.dumps(found.triage, indent=1) if as_json else triage_text(found.triage))
+    if out and not as_json:
+        click.echo(f"wrote {out / 'triage.html'}")
+
+
+@main.command()
 @AS_JSON
 def doctor(as_json: bool) -> None:
     """Say which toolchains work here, in which versions, and what to install for the rest.
@@ -176,6 +199,83 @@ def doctor(as_json: bool) -> None:
 
     findings = document()
     click.echo(json.dumps(findings, indent=1) if as_json else doctor_text(findings))
+
+
+@main.group()
+def store() -> None:
+    """Look after the folder in which finished stages are kept.
+
+    Example: edgewright store verify examples/footwear/build.toml
+    """
+
+
+@store.command("verify")
+@click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
+@click.option("--remove", is_flag=True, help="Delete what is damaged; the next build makes it again.")
+@ALLOW_CODE
+@AS_JSON
+def store_verify(build_file: Path, remove: bool, allow_code: bool, as_json: bool) -> None:
+    """Read all of BUILD_FILE's store again and compare it with its digests; exit code 1 if something differs.
+
+    Example: edgewright store verify examples/footwear/build.toml
+    """
+    from pipeline.verbs.console import progressing
+    from pipeline.verbs.store import verify_store
+
+    with progressing("verify") as progress:
+        findings = verify_store(build_file, remove, allow_code, progress)
+    nothing = "every output is what it was when it was made"
+    click.echo(json.dumps(findings.document(), indent=1) if as_json else findings.text(nothing))
+    if findings.found and not remove:
+        click.get_current_context().exit(1)
+
+
+@store.command()
+@click.argument("build_files", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--remove", is_flag=True, help="Delete it; without this, it is only listed.")
+@ALLOW_CODE
+@AS_JSON
+def gc(build_files: tuple[Path, ...], remove: bool, allow_code: bool, as_json: bool) -> None:
+    """List, or remove, what none of BUILD_FILES use. Name all builds that share the store.
+
+    Example: edgewright store gc examples/footwear/build.toml --remove
+    """
+    from pipeline.verbs.store import collect_garbage
+
+    findings = collect_garbage(build_files, remove, allow_code)
+    nothing = "these builds use all of it"
+    click.echo(json.dumps(findings.document(), indent=1) if as_json else findings.text(nothing))
+
+
+@main.group()
+def toolchain() -> None:
+    """Install toolchains that come as no part of edgewright, apart from everything else."""
+
+
+@toolchain.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def install(name: str, yes: bool) -> None:
+    """Say what installing NAME would fetch and where it would put it, ask, and do it.
+
+    Example: edgewright toolchain install openvino
+    """
+    from pipeline.toolchains.install import install as do
+    from pipeline.toolchains.install import plan
+    from pipeline.toolchains.pins import pinned
+    from pipeline.verbs.summary import plan_text
+
+    found = plan(name, pinned(name))
+    click.echo(plan_text(found))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigError("there is nobody to ask", mend="give --yes if this is what you want")
+        if not click.confirm("Go on?"):
+            return
+    do(found)
+    click.echo(f"installed into {found.folder}")
+    if found.next_step:
+        click.echo(f"still to be done, {found.next_step}")
 
 
 @main.group(invoke_without_command=True)
@@ -342,19 +442,25 @@ def compile(  # the verb's name; the builtin is not used here
 @click.option("--inputs", type=click.Path(path_type=Path), help=".npz with one array [N, …] an input.")
 @click.option("--samples", default=200, show_default=True, help="At least so many of each engine.")
 @click.option("--seconds", default=2.0, show_default=True, help="At least so long, all engines together.")
+@click.option("--apart", is_flag=True, help="Each engine in a process of its own.")
 @AS_JSON
 def bench(
-    engines: tuple[Path, ...], inputs: Path | None, samples: int, seconds: float, as_json: bool
+    engines: tuple[Path, ...],
+    inputs: Path | None,
+    samples: int,
+    seconds: float,
+    apart: bool,
+    as_json: bool,
 ) -> None:
-    """Time ENGINES against each other, interleaved, in one process.
+    """Time ENGINES against each other, interleaved, and judge whether the timings can be trusted.
 
     Example: edgewright bench out/engines/x86-avx2-openvino/*
     """
     from pipeline.verbs.standalone import bench_engines
     from pipeline.verbs.summary import timings_document, timings_text
 
-    timings = bench_engines(list(engines), inputs, samples, seconds)
-    click.echo(json.dumps(timings_document(timings), indent=1) if as_json else timings_text(timings))
+    benched = bench_engines(list(engines), inputs, samples, seconds, apart)
+    click.echo(json.dumps(timings_document(benched), indent=1) if as_json else timings_text(benched))
 
 
 @main.command()
@@ -384,14 +490,80 @@ def evaluate(engine: Path, build_file: Path, split: str, allow_code: bool, as_js
 
 
 @main.command()
+@click.argument("baseline", type=click.Path(path_type=Path, exists=True))
+@click.argument("build", type=click.Path(path_type=Path, exists=True))
+@click.option("--build-file", type=click.Path(path_type=Path), help="Limits from its [compare].")
+@click.option(
+    "--without",
+    type=click.Choice(["accuracy", "latency", "size"]),
+    multiple=True,
+    help="Leave this out; may be given several times.",
+)
+@click.option("--recorded", is_flag=True, help="Compare the records' samples; time nothing.")
+@click.option("--inputs", type=click.Path(path_type=Path), help=".npz to time with; random without it.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Write a summary for pull requests here.")
+@ALLOW_CODE
+@AS_JSON
+@click.pass_context
+def compare(
+    ctx: click.Context,
+    baseline: Path,
+    build: Path,
+    build_file: Path | None,
+    without: tuple[Any, ...],
+    recorded: bool,
+    inputs: Path | None,
+    junit: Path | None,
+    markdown: Path | None,
+    allow_code: bool,
+    as_json: bool,
+) -> None:
+    """Hold BUILD against BASELINE: output folders or report.json files. Exit code 1 past the limits.
+
+    Example: edgewright compare baseline/report.json out --junit junit.xml
+    """
+    from pipeline.verbs import compare as verb
+
+    found = verb.compare_builds(
+        baseline,
+        build,
+        build_file=build_file,
+        allow_code=allow_code,
+        without=without,
+        recorded=recorded,
+        inputs=inputs,
+    )
+    if junit:
+        verb.write_text(junit, verb.comparison_junit(found))
+    if markdown:
+        verb.write_text(markdown, verb.comparison_markdown(found))
+    click.echo(json.dumps(found.document(), indent=1) if as_json else verb.comparison_text(found))
+    ctx.exit(0 if found.passed else 1)
+
+
+@main.command()
 @click.argument("record", type=click.Path(path_type=Path), default="out/report.json")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; default: where the record lies.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of report.json instead.")
-def report(record: Path, out: Path | None, schema: bool) -> None:
+@click.option(
+    "--trend",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Plot the series of builds whose records lie in this folder instead.",
+)
+def report(record: Path, out: Path | None, schema: bool, trend: Path | None) -> None:
     """Render a build's record, report.json, as HTML and Markdown.
 
     Example: edgewright report out/report.json --out page
     """
+    if trend:
+        from importlib.metadata import version
+
+        from pipeline.report import render_trend
+
+        render_trend(trend, out or trend, version("edgewright"))
+        click.echo(f"wrote {(out or trend) / 'trend.html'}")
+        return
     from pipeline.record import Record
 
     if schema:
@@ -402,6 +574,10 @@ def report(record: Path, out: Path | None, schema: bool) -> None:
     folder = out or record.parent
     render(load(record), folder)
     click.echo(f"wrote {folder / 'report.html'}")
+
+
+for verb in (release, verify, selftest, keys):
+    main.add_command(verb)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Callable, Sequence
 
@@ -146,7 +147,28 @@ def score(predictions: NDArray[np.integer], labels: NDArray[np.integer], outputs
         top1_interval=wilson(correct, len(labels)),
         classes=[_class_score(label, confusion, index) for index, label in enumerate(outputs)],
         confusion=confusion.tolist(),
+        right=base64.b64encode(np.packbits(predictions == labels).tobytes()).decode("ascii"),
     )
+
+
+def right_images(accuracy: Accuracy) -> NDArray[np.bool_] | None:
+    """Return which test images were right, [images], or None where the record does not say.
+
+    Raises:
+        ModelError: the record says it of another number of images.
+    """
+    if accuracy.right is None:
+        return None
+    try:
+        packed = np.frombuffer(base64.b64decode(accuracy.right, validate=True), np.uint8)
+        right = np.unpackbits(packed, count=accuracy.images).astype(bool)
+    except ValueError as error:
+        raise ModelError("what was right is not base64 of one bit an image") from error
+    if len(packed) != -(-accuracy.images // 8) or int(right.sum()) != accuracy.correct:
+        raise ModelError(
+            f"what was right is not said of {accuracy.images} images, {accuracy.correct} of them"
+        )
+    return right
 
 
 def wilson(correct: int, count: int, z: float = Z_95) -> tuple[float, float]:

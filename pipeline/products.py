@@ -10,7 +10,9 @@ from pathlib import Path
 from pipeline.config import Settings, TargetSection
 from pipeline.stage import Ref
 from targets.capability import Capability, Device, load_device
+from targets.cpu import cpu_flags
 from targets.errors import ConfigError
+from targets.native import native_precision
 from targets.toolchain import EngineOptions, load_toolchain
 
 # Precisions that ship beside each other; the others are the float twins they are compared with.
@@ -32,6 +34,7 @@ class BuildTarget:
         toolchain: name of that toolchain.
         opset: newest one the networks may come in.
         open_batch: they may come with a batch of any size.
+        native: precision the runtime would compute a float model in by default.
     """
 
     name: str
@@ -41,6 +44,7 @@ class BuildTarget:
     toolchain: str
     opset: int
     open_batch: bool
+    native: str = "fp32"
 
     @property
     def precisions(self) -> list[str]:
@@ -120,7 +124,9 @@ def resolve_targets(settings: Settings, folder: Path) -> list[BuildTarget]:
         name = section.name or own
         opset = NEWEST_OPSET if settings.model.onnx else settings.export.opset
         open_batch = bool(settings.model.onnx) or settings.export.dynamic_batch
-        found.append(BuildTarget(name, section, device, capability, toolchain, opset, open_batch))
+        here = section.host is None
+        native = native_precision(toolchain, cpu_flags()) if here else "fp32"
+        found.append(BuildTarget(name, section, device, capability, toolchain, opset, open_batch, native))
     _refuse_doubles([target.name for target in found])
     return found
 
@@ -153,14 +159,18 @@ def labels_of(settings: Settings) -> str:
 def variants_of(settings: Settings, target: BuildTarget) -> list[Variant]:
     """What is compiled for a target: what ships at every precision asked for, the teacher to compare with.
 
-    The first float precision is the float twin everything is compared with. The teacher is quantized as well
-    where its students are: what plain quantization would have come to. Where engines are not run there is
-    nothing to compare, and only what ships is made.
+    The first float precision is the float twin everything is compared with. Where a quantized one ships,
+    the one the runtime would choose by itself is a twin as well: users without this build get that one. The
+    teacher is quantized as well where its students are: what plain quantization would have come to. Where
+    engines are not run there is nothing to compare, and only what ships is made.
     """
     precisions = target.precisions
     floats = [precision for precision in precisions if precision not in QUANTIZED]
     floats = floats or [str(target.capability.default_precisions()[0])]
-    ordered = floats + [precision for precision in QUANTIZED if precision in precisions]
+    quantized = [precision for precision in QUANTIZED if precision in precisions]
+    if quantized and target.native != "fp32" and target.native not in floats:
+        floats.append(target.native)
+    ordered = floats + quantized
     first, *rest = networks_of(settings)
     shipped = ordered[len(floats) :] or ordered[-1:]
     roles = dict.fromkeys(ordered, "float twin") | dict.fromkeys(shipped, "product")
@@ -240,6 +250,11 @@ def engine_path(target: BuildTarget, variant: Variant) -> str:
     return f"engines/{target.name}/{variant.network}-{variant.precision}"
 
 
+def golden_path(target: BuildTarget, variant: Variant) -> str:
+    """Where real inputs and expected outputs of a product are handed over, below the output folder."""
+    return f"golden/{target.name}/{variant.network}-{variant.precision}"
+
+
 def published(settings: Settings, targets: Sequence[BuildTarget]) -> dict[str, Ref]:
     """What a build hands over: path below the output folder → artefact."""
     found = {f"report.{kind}": Ref("report", f"report.{kind}") for kind in ("html", "json", "md")}
@@ -251,8 +266,12 @@ def published(settings: Settings, targets: Sequence[BuildTarget]) -> dict[str, R
     for target in targets:
         for variant in variants_of(settings, target):
             found[onnx_path(target, variant)] = Ref(onnx_stage(target, variant), "model.onnx")
-            if target.section.engine:
-                found[engine_path(target, variant)] = Ref(f"compile {target.name} {variant.name}", "engine")
+            if not target.section.engine:
+                continue
+            found[engine_path(target, variant)] = Ref(f"compile {target.name} {variant.name}", "engine")
+            if variant.role == "product" and target.obstacle is None:
+                golden = Ref(f"golden {target.name} {variant.name}", "golden")
+                found[golden_path(target, variant)] = golden
             if variant.precision == "mixed":
                 path, stage = onnx_path(target, variant).removesuffix(".onnx"), mixed(target, variant.network)
                 found[f"{path}.packed"] = Ref(stage, "model.packed")

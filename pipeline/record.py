@@ -1,25 +1,36 @@
 """The build record: one JSON document that holds everything a report or a bundle says.
 
 Its JSON schema is published as docs/schema/record.schema.json (`edgewright report --schema` prints it).
-Reports compute nothing: a figure that is not here is not shown.
+Reports compute nothing: a figure that is not here is not shown. Within a version of the schema only optional
+fields are added, so that a record written earlier in that version stays readable.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from pipeline.measured import (
+    Energy,
+    Fraction,
+    Gain,
+    Interval,
+    Latency,
+    LayerBits,
+    LayerTime,
+    Memory,
+    Mistake,
+    Part,
+    Paths,
+    Requirement,
+    Speedup,
+    StepTime,
+    Throughput,
+    Triage,
+)
 
 RECORD_SCHEMA: Literal["edgewright.record/2"] = "edgewright.record/2"
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Interval = tuple[float, float]
-
-
-class Part(BaseModel):
-    """A part of the record; unknown keys are refused, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 class Project(Part):
@@ -130,31 +141,6 @@ class Structure(Part):
     warnings: list[str] = Field(description="what makes the order less sure")
 
 
-class Latency(Part):
-    """Timing of one engine, interleaved with the other variants of its target."""
-
-    samples: int
-    median_ms: float
-    median_interval_ms: Interval = Field(description="95 % bootstrap interval of the median")
-    p90_ms: float | None = Field(description="null with fewer than 64 samples")
-    p99_ms: float | None = Field(description="null with fewer than 662 samples")
-    min_ms: float
-    max_ms: float
-    coefficient_of_variation: float
-    warmup_s: float
-    load_ms: float = Field(description="opening the engine")
-    first_inference_ms: float
-    samples_ms: list[float] = Field(description="every sample, in the order taken")
-
-
-class Speedup(Part):
-    """How much faster an engine is than another variant of the same target, from paired samples."""
-
-    baseline: str = Field(description="variant it is compared with")
-    ratio: float = Field(description="baseline time / own time; above 1 is faster")
-    interval: Interval = Field(description="95 % bootstrap interval over interleaved blocks")
-
-
 class ClassScore(Part):
     """One output label on the test split."""
 
@@ -173,6 +159,11 @@ class Accuracy(Part):
     top1_interval: tuple[Fraction, Fraction] = Field(description="95 % Wilson score interval")
     classes: list[ClassScore]
     confusion: list[list[int]] = Field(description="rows: true label, columns: predicted, in output order")
+    right: str | None = Field(
+        default=None,
+        description="one bit a test image, in order, 1 where right: packed, first bit highest, base64",
+    )
+    mistakes: list[Mistake] = Field(default=[], description="the most frequent confusions, of what ships")
 
 
 class EngineInfo(Part):
@@ -183,7 +174,8 @@ class EngineInfo(Part):
     size_bytes: int
     onnx_path: str
     onnx_size_bytes: int
-    notes: list[str] = []
+    notes: list[str] = Field(default=[])
+    flags: dict[str, str] = Field(default={}, description="every flag the runtime was given, by its own name")
 
 
 class Result(Part):
@@ -193,11 +185,22 @@ class Result(Part):
     variant: str = Field(description="network and precision, as in 'student int8'")
     network: str
     precision: Literal["fp32", "fp16", "bf16", "int8", "mixed"]
-    role: Literal["product", "float twin", "baseline"]
+    role: Literal["product", "float twin", "baseline", "set aside"] = Field(
+        description="set aside: it was to ship, but did not pay"
+    )
     engine: EngineInfo
     latency: Latency
     speedups: list[Speedup]
     accuracy: Accuracy
+    memory: Memory | None = Field(default=None, description="null where it cannot be read")
+    throughput: Throughput | None = None
+    energy: Energy | None = Field(
+        default=None, description="null where no sensor is readable; never estimated"
+    )
+    layers: list[LayerTime] = Field(
+        default=[], description="longest first; empty where the runtime tells none"
+    )
+    bits: list[LayerBits] = Field(default=[], description="in the model's order")
 
 
 class Target(Part):
@@ -211,6 +214,7 @@ class Target(Part):
     products: list[str] = Field(min_length=1, description="the variants that are shipped")
     fingerprint: dict[str, str]
     headlines: list[str] = Field(min_length=1, description="each product's result in one sentence")
+    steps: list[StepTime] = Field(default=[], description="what an application does besides inference")
 
 
 class Built(Part):
@@ -290,3 +294,7 @@ class Record(Part):
     environments: dict[str, Environment] = Field(description="target name → machine")
     packages: dict[str, str] = Field(description="package → version, of everything that took part")
     seeds: dict[str, int]
+    requirements: list[Requirement] = Field(default=[], description="what measurements had to show")
+    gains: list[Gain] = Field(default=[], description="what each step cost and gained, target by target")
+    triage: Triage | None = Field(default=None, description="null where blocks were not tried out")
+    paths: Paths | None = Field(default=None, description="null where paths were not traced")

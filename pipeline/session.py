@@ -13,17 +13,19 @@ from pipeline.config import Settings, load_settings
 from pipeline.places import toolchain_at
 from pipeline.products import BuildTarget, published, resolve_targets, timed_target, variants_of
 from pipeline.publish import publish
+from pipeline.report import load
 from pipeline.run import Decision, Listener, Run
-from pipeline.stage import Stage, tool_versions
+from pipeline.stage import Stage
 from pipeline.store import Entry, Store, explained
 from pipeline.wiring.report import report_stage
 from pipeline.wiring.request import Request
 from targets.checks import check_request, refused
-from targets.errors import ConfigError, ToolchainMissing
+from targets.errors import ConfigError, GateFailed, ToolchainMissing
 
 # Import name → the extra that brings it; what a build needs is checked before any work starts.
 TORCH_PACKAGES = {"torch": "torch", "safetensors": "torch", "torch_pruning": "torch"}
-TOOLCHAIN_EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
+# What else a target can be whose engines do not run here.
+OTHER_WAYS = '; or hand over the model alone: engine = false; or build on the device: host = "ssh://…"'
 ONNX_PACKAGES = {"onnx": "onnx", "onnxruntime": "onnx", "onnxsim": "onnx"}
 
 
@@ -86,6 +88,7 @@ class Session:
         last = report_stage(self.request, self.runner.entries)
         self.runner.run([last])
         changed = publish(self.output, published(self.settings, self.targets), self.runner.entries)
+        self._demand()
         return BuildResult(len(stages) + 1, self.runner.ran, self.output, changed)
 
     def run_only(self, *names: str, beside: Iterable[Stage] = ()) -> dict[str, Entry]:
@@ -128,7 +131,8 @@ class Session:
         if self.settings.data.kind == "images":
             _need({"PIL": "images"})
         for target in self.targets:
-            _check_device(self.settings, target, _runtime_version(target))
+            version = _runtime_version(target, self.request.fingerprints[target.name])
+            _check_device(self.settings, target, version)
         self._refuse_distant_budget()
 
     def _refuse_distant_budget(self) -> None:
@@ -141,6 +145,21 @@ class Session:
                 f"a latency budget cannot be kept on {target.name}: layers are timed on this machine alone",
                 where="student.latency_ms",
                 mend="give the student a budget of macs, parameters or bytes",
+            )
+
+    def _demand(self) -> None:
+        """Stop where the build file demands what measurements do not show; everything is handed over before.
+
+        Raises:
+            GateFailed: something demanded is not met.
+        """
+        path = self.output / "report.json"
+        unmet = [each for each in load(path).requirements if each.demanded and not each.passed]
+        if unmet:
+            raise GateFailed(
+                " ".join(f"{each.target}: {each.words}" for each in unmet),
+                where=str(path.with_suffix(".html")),
+                mend='ask for less in [pays], or set pays.otherwise = "float" to ship the float engine',
             )
 
     def _prepare(self) -> None:
@@ -161,30 +180,24 @@ def _need(packages: Mapping[str, str]) -> None:
             )
 
 
-def _runtime_version(target: BuildTarget) -> str | None:
-    """Version of the runtime where the target is.
+def _runtime_version(target: BuildTarget, fingerprint: Mapping[str, str]) -> str | None:
+    """Version of the runtime where the target is; None where it is not needed.
 
     Raises:
         ToolchainMissing: there is none.
-        DeviceError: the device cannot be reached.
     """
     if not target.section.engine:
         return None
-    if target.place is None and target.toolchain in TOOLCHAIN_EXTRAS:
-        _need({target.toolchain: TOOLCHAIN_EXTRAS[target.toolchain]})
-        return tool_versions((target.toolchain,))[target.toolchain]
-    toolchain = toolchain_at(target.toolchain, target.place)
-    toolchain.fingerprint()
-    probe = toolchain.probe()
-    if not probe.available:
-        where = "here" if target.place is None else "on the device"
-        other = '; or hand over the model alone: engine = false; or build on the device: host = "ssh://…"'
+    version = fingerprint.get(target.toolchain, "missing")
+    if version == "missing":
+        probe = toolchain_at(target.toolchain, target.place).probe()
+        place = f", {target.place['url']}" if target.place else ""
+        other = OTHER_WAYS if target.obstacle else ""
         raise ToolchainMissing(
-            f"{target.toolchain} does not work {where}: {probe.detail}",
-            where=f"target {target.name!r}" + (f", {target.place['url']}" if target.place else ""),
-            mend=f"{probe.mend}{other}" if target.place is None else probe.mend,
+            f"{target.toolchain} does not work: {probe.detail}",
+            where=f"target {target.name!r}{place}",
+            mend=f"{probe.mend}{other}",
         )
-    version: str | None = probe.version
     return version
 
 
@@ -193,7 +206,8 @@ def _check_device(settings: Settings, target: BuildTarget, runtime_version: str 
     violations = check_request(
         target.device,
         target.toolchain,
-        precisions=list(dict.fromkeys(precisions)),
+        # What this very CPU computes in by default needs no promise of the device file.
+        precisions=[each for each in dict.fromkeys(precisions) if each == "fp32" or each != target.native],
         opset=None if settings.model.onnx else settings.export.opset,
         dynamic_batch=settings.export.dynamic_batch,
         formed=True,

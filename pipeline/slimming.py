@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.record import Budget, ChannelGroup, Interval, KeptChannels, Slimmed, Structure, UncutLayer
+from pipeline.measured import Interval
+from pipeline.record import Budget, ChannelGroup, KeptChannels, Slimmed, Structure, UncutLayer
 
 # A curve drawn a few centimetres wide shows no more.
 MOST_POINTS = 64

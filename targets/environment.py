@@ -7,12 +7,23 @@ out, never guessed.
 from __future__ import annotations
 
 import itertools
+import os
+import platform
+import re
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Iterable, Iterator, Mapping
 
-from targets.cpu import ROOT, cgroup_folders, cores, cpu_flags, cpu_limit, cpu_model, read
+from targets.cpu import ROOT, cgroup_folders, cores, cpu_fingerprint, cpu_flags, cpu_limit, cpu_model, read
+from targets.jetson import jetson_facts, jetson_state
+from targets.versions import installed_version
 
 CPU_FOLDER = "sys/devices/system/cpu"
+# Cooling devices that only work when something is too hot; fans and display brightness do not count.
+COOLING = re.compile(r"processor|throttle|cpufreq|devfreq|thermal-cpufreq|hot-surface", re.IGNORECASE)
+# Variables that change what a runtime does or how fast it does it.
+VARIABLES = re.compile(
+    r"^(OMP|KMP|GOMP|MKL|OPENBLAS|BLIS|ORT|OV|TBB|CUDA|TRT|MALLOC)_|^(GLIBC_TUNABLES|LD_PRELOAD)$"
+)
 
 
 def facts(root: Path = ROOT) -> dict[str, str]:
@@ -24,6 +35,7 @@ def facts(root: Path = ROOT) -> dict[str, str]:
     found: list[tuple[str, str | None]] = [
         ("board", read(root / "proc/device-tree/model")),
         ("cpu_model", cpu_model(root)),
+        ("cpu_flags", cpu_fingerprint(root).get("cpu_flags")),
         ("cores", _text(cores(root))),
         ("cpu_limit", _text(cpu_limit(root))),
         ("smt", read(root / CPU_FOLDER / "smt/control")),
@@ -33,10 +45,30 @@ def facts(root: Path = ROOT) -> dict[str, str]:
         ("turbo", _turbo(root)),
         ("virtual_machine", "yes" if "hypervisor" in cpu_flags(root) else None),
         ("memory_mib", _mebibytes(root, "MemTotal")),
+        ("memory_limit_mib", _memory_limit(root)),
         ("system", _system(root)),
         ("kernel", read(root / "proc/sys/kernel/osrelease")),
     ]
-    return {name: value for name, value in found if value}
+    return {**{name: value for name, value in found if value}, **jetson_facts(root)}
+
+
+def cores_allowed() -> int:
+    """Return how many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def process_facts(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return what a measurement depends on that belongs to this process: Python, numpy, cores, variables.
+
+    Args:
+        variables: environment variables; only those that steer a runtime are kept.
+    """
+    found = {"python": platform.python_version(), "numpy": installed_version("numpy") or "missing"}
+    found["cores_allowed"] = str(cores_allowed())
+    found.update((f"${name}", variables[name]) for name in sorted(variables) if VARIABLES.match(name))
+    return found
 
 
 def state(root: Path = ROOT) -> dict[str, str]:
@@ -46,6 +78,7 @@ def state(root: Path = ROOT) -> dict[str, str]:
         root: folder that holds proc/ and sys/.
     """
     found: dict[str, str | None] = {
+        "uptime_s": _word(read(root / "proc/uptime"), 0),
         "load_average_1min": _word(read(root / "proc/loadavg"), 0),
         "memory_available_mib": _mebibytes(root, "MemAvailable"),
         "governor": _governors(root),
@@ -54,6 +87,9 @@ def state(root: Path = ROOT) -> dict[str, str]:
         "cgroup_throttled_periods": _cgroup_throttled(root),
         "throttle_events": _throttle_events(root),
         "firmware_throttled": _firmware_throttled(root),
+        "cpu_pressure_us": _pressure(root),
+        "cooling_level": _cooling(root),
+        **jetson_state(root),
         **_temperatures(root),
     }
     return {name: value for name, value in found.items() if value}
@@ -130,6 +166,29 @@ def _firmware_throttled(root: Path) -> str | None:
     return next(
         iter(_present(map(read, root.glob("sys/devices/platform/soc/*firmware/get_throttled")))), None
     )
+
+
+def _pressure(root: Path) -> str | None:
+    """Microseconds since boot in which some task waited for a CPU (Linux's pressure stall information)."""
+    found = re.search(r"^some .*\btotal=(\d+)", read(root / "proc/pressure/cpu") or "", re.MULTILINE)
+    return found[1] if found else None
+
+
+def _cooling(root: Path) -> str | None:
+    """Levels at which cooling devices that slow something down are at work, added up; 0 is none."""
+    levels = [
+        read(folder / "cur_state")
+        for folder in root.glob("sys/class/thermal/cooling_device*")
+        if COOLING.search(read(folder / "type") or "")
+    ]
+    known = [int(level) for level in levels if level and level.isdigit()]
+    return str(sum(known)) if known else None
+
+
+def _memory_limit(root: Path) -> str | None:
+    limits = [read(folder / "memory.max") for folder in cgroup_folders(root)]
+    known = [int(limit) for limit in limits if limit and limit.isdigit()]
+    return str(min(known) >> 20) if known else None
 
 
 def _temperatures(root: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 from typing import (
     TYPE_CHECKING,
+    Any,
     Callable,
     Iterator,
     Mapping,
@@ -27,7 +28,17 @@ if TYPE_CHECKING:
     Progress = Callable[[str, float], None]
     Turn = Callable[[], float]
 
-__all__ = ["MeasureSettings", "Opened", "Speedup", "Timing", "compare", "open_timed", "speedup"]
+__all__ = [
+    "MeasureSettings",
+    "Opened",
+    "Speedup",
+    "Timing",
+    "compare",
+    "compare_turns",
+    "open_timed",
+    "speedup",
+    "timed",
+]
 
 WARMUP_WINDOWS = 4
 
@@ -40,10 +51,11 @@ TURN_MS = 20.0
 
 
 class WarmUp(NamedTuple):
-    """How long a variant took to settle, and the median it settled at."""
+    """How long a variant warmed up, the median of its last window, and whether the window before agreed."""
 
     seconds: float
     median_ms: float
+    settled: bool
 
 
 class Opened(NamedTuple):
@@ -95,8 +107,25 @@ def compare(
     empty = [name for name in runners if not inputs.get(name)]
     if empty:
         raise ConfigError(f"no inputs to time {', '.join(empty)} with", mend="give at least one input")
+    turns = {name: timed(runner.infer, inputs[name], clock) for name, runner in runners.items()}
+    return compare_turns(turns, settings, clock, progress)
+
+
+def compare_turns(
+    turns: Mapping[str, Turn],
+    settings: MeasureSettings,
+    clock: Clock = time.perf_counter_ns,
+    progress: Progress | None = None,
+) -> dict[str, Timing]:
+    """Time anything against each other, as `compare` does.
+
+    Args:
+        turns: variant → function that runs it once and returns the milliseconds that took.
+        settings: durations and counts.
+        clock: nanoseconds, monotonic.
+        progress: as in `compare`.
+    """
     report = progress or _silent
-    turns = {name: _turn(runner, inputs[name], clock) for name, runner in runners.items()}
     warm = {}
     with _no_garbage_collection():
         for number, (name, turn) in enumerate(turns.items()):
@@ -105,17 +134,21 @@ def compare(
         slowest_ms = max(variant.median_ms for variant in warm.values())
         per_turn = max(1, min(TURN_SAMPLES, int(TURN_MS / slowest_ms)))
         samples = _interleave(turns, per_turn, settings, clock, report)
-    return {name: summarise(samples[name], warm[name].seconds, settings) for name in runners}
+    return {
+        name: summarise(samples[name], warm[name].seconds, settings, warm[name].settled) for name in turns
+    }
 
 
-def _turn(runner: Runner, inputs: Sequence[Tensors], clock: Clock) -> Turn:
-    """Return a function that runs the next input and returns the milliseconds it took."""
+def timed(
+    function: Callable[[Any], object], inputs: Sequence[Any], clock: Clock = time.perf_counter_ns
+) -> Turn:
+    """Return a turn for `compare_turns`: each call runs the function on the next input."""
     rotation = itertools.cycle(inputs)
 
     def turn() -> float:
-        tensors = next(rotation)
+        given = next(rotation)
         start = clock()
-        runner.infer(tensors)
+        function(given)
         return (clock() - start) / 1e6
 
     return turn
@@ -133,7 +166,7 @@ def _warm_up(turn: Turn, settings: MeasureSettings) -> WarmUp:
         took_ms, median_ms = _window(turn, window_ms)
         spent_ms += took_ms
         settled = abs(median_ms - before_ms) <= settings.warmup_tolerance * before_ms
-    return WarmUp(spent_ms / 1e3, median_ms)
+    return WarmUp(spent_ms / 1e3, median_ms, settled)
 
 
 def _window(turn: Turn, window_ms: float) -> tuple[float, float]:

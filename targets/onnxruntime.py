@@ -12,15 +12,19 @@ Two of its rules shape this module.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Sequence
 
 import numpy as np
 
 from targets.cpu import cpu_fingerprint
 from targets.errors import CapabilityError, ModelError
+from targets.layers import WARM, LayerTime, from_trace
 from targets.tensors import exceptions_in, one_line, ordered_inputs, sample_inputs
+from targets.throughput import ThreadedLoad
 from targets.toolchain import Engine, EngineOptions, Probe, TensorSpec, file_sha256
 from targets.versions import installed_version, require_own_engine, require_version
 
@@ -110,6 +114,35 @@ class OnnxRuntime:
         require_own_engine(engine, NAME, version)
         return OnnxRuntimeRunner(engine.folder / MODEL_FILE, engine.options)
 
+    def flags(self, options: EngineOptions) -> dict[str, str]:
+        """Return every flag a session is given, by the runtime's own name."""
+        return {
+            "provider": PROVIDER,
+            "graph_optimization_level": "ORT_ENABLE_ALL",
+            "intra_op_num_threads": str(options.threads),
+            "inter_op_num_threads": "1",
+            **_entries(options),
+        }
+
+    def open_many(self, engine: Engine, requests: int) -> ThreadedLoad:
+        """Open an engine for several requests at once: one session, called by a thread for each."""
+        return ThreadedLoad(self.open(engine), requests)
+
+    def profile(self, engine: Engine, inputs: Sequence[Tensors], runs: int) -> list[LayerTime]:
+        """Return the time of every node, from the session's profiler.
+
+        Args:
+            engine: of this toolchain.
+            inputs: used in rotation.
+            runs: medians are over so many.
+        """
+        with TemporaryDirectory() as folder:
+            runner = OnnxRuntimeRunner(engine.folder / MODEL_FILE, engine.options, Path(folder, "profile"))
+            for number in range(WARM + runs):
+                runner.infer(inputs[number % len(inputs)])
+            events = json.loads(Path(runner.end_profiling()).read_text(encoding="utf-8"))
+        return from_trace(events, runs)
+
 
 class OnnxRuntimeRunner:
     """An ONNX file in a session of its own.
@@ -117,13 +150,14 @@ class OnnxRuntimeRunner:
     Args:
         model: ONNX file, optimised or not.
         options: threads and raw session options.
+        profile: the profiler writes to a file whose name begins so; None for no profile.
 
     Raises:
         ModelError: ONNX Runtime refuses the model.
     """
 
-    def __init__(self, model: Path, options: EngineOptions) -> None:
-        self._session = _session(model, options)
+    def __init__(self, model: Path, options: EngineOptions, profile: Path | None = None) -> None:
+        self._session = _session(model, options, profile=profile)
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
@@ -142,13 +176,22 @@ class OnnxRuntimeRunner:
             raise ModelError(f"ONNX Runtime fails to run the model: {_reason(error)}") from error
         return dict(zip(self._output_names, outputs))
 
+    def end_profiling(self) -> str:
+        """Stop the profiler and return the path of what it wrote."""
+        path: str = self._session.end_profiling()
+        return path
+
     def close(self) -> None:
         """Give the session back."""
         self._session = None
 
 
 def _session(
-    model: Path, options: EngineOptions, level: str = "ORT_ENABLE_ALL", save: Path | None = None
+    model: Path,
+    options: EngineOptions,
+    level: str = "ORT_ENABLE_ALL",
+    save: Path | None = None,
+    profile: Path | None = None,
 ) -> Any:
     """Create a session, and write the model as optimised up to `level` when asked to.
 
@@ -164,8 +207,10 @@ def _session(
     settings.log_severity_level = 4
     if save:
         settings.optimized_model_filepath = str(save)
-    entries = {"optimization.disable_specified_optimizers": "WeightBiasQuantization", **options.raw}
-    for key, value in entries.items():
+    if profile:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(profile)
+    for key, value in _entries(options).items():
         settings.add_session_config_entry(key, value)
     try:
         return ort.InferenceSession(str(model), settings, providers=[PROVIDER])
@@ -175,6 +220,10 @@ def _session(
             where=str(model),
             mend="check the file with onnx.checker, or export it again with operators the runtime has",
         ) from error
+
+
+def _entries(options: EngineOptions) -> dict[str, str]:
+    return {"optimization.disable_specified_optimizers": "WeightBiasQuantization", **options.raw}
 
 
 def _save_optimised(

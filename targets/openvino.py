@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Sequence
 
 import numpy as np
 
 from targets.cpu import cpu_fingerprint
 from targets.errors import CapabilityError, ModelError
+from targets.layers import WARM, LayerTime, medians
 from targets.tensors import exceptions_in, one_line, ordered_inputs
+from targets.throughput import QueuedLoad
 from targets.toolchain import Engine, EngineOptions, Probe, TensorSpec, file_sha256
 from targets.versions import installed_version, require_own_engine, require_version
 
@@ -109,8 +112,49 @@ class OpenVino:
         _check_precision(core, engine.options.precision, engine.device)
         if json.loads((engine.folder / MADE_ON_FILE).read_text(encoding="utf-8")) == self.fingerprint():
             return OpenVinoRunner(engine, _import_blob(core, engine), from_blob=True)
-        network = _guarded("cannot read the engine", engine.folder, core.read_model, engine.folder / IR_FILE)
-        return OpenVinoRunner(engine, _compile(core, network, engine.options, engine.folder), from_blob=False)
+        return OpenVinoRunner(engine, _recompiled(engine, engine.options), from_blob=False)
+
+    def flags(self, options: EngineOptions) -> dict[str, str]:
+        """Return every property a model is compiled with."""
+        return {"device": DEVICE, **{name: str(value) for name, value in _properties(options).items()}}
+
+    def open_many(self, engine: Engine, requests: int) -> QueuedLoad:
+        """Open an engine for several requests at once: compiled again, with a stream for each.
+
+        Raises:
+            ModelError: the engine does not load.
+        """
+        streams = {"NUM_STREAMS": str(requests), "INFERENCE_NUM_THREADS": str(requests)}
+        options = replace(engine.options, raw={**engine.options.raw, **streams})
+        compiled = _recompiled(engine, options)
+        queue = _openvino().AsyncInferQueue(compiled, requests)
+        how = f"{compiled.get_property('NUM_STREAMS')} streams, asynchronous requests"
+        return QueuedLoad(queue, engine.inputs, requests, how)
+
+    def profile(self, engine: Engine, inputs: Sequence[Tensors], runs: int) -> list[LayerTime]:
+        """Return the time of every operator that ran, from the runtime's performance counters.
+
+        Args:
+            engine: of this toolchain.
+            inputs: used in rotation.
+            runs: medians are over so many.
+        """
+        counting = replace(engine.options, raw={**engine.options.raw, "PERF_COUNT": "YES"})
+        # A blob was compiled without counters.
+        runner = OpenVinoRunner(engine, _recompiled(engine, counting), from_blob=False)
+        times: dict[tuple[str, str], list[float]] = {}
+        for number in range(WARM + runs):
+            runner.infer(inputs[number % len(inputs)])
+            for name, kind, milliseconds in runner.operators() if number >= WARM else ():
+                times.setdefault((name, kind), []).append(milliseconds)
+        return medians(times)
+
+
+def _recompiled(engine: Engine, options: EngineOptions) -> Any:
+    """Compile an engine's IR again, with other options than its blob has or on another CPU."""
+    core = open_core()
+    network = _guarded("cannot read the engine", engine.folder, core.read_model, engine.folder / IR_FILE)
+    return _compile(core, network, options, engine.folder)
 
 
 class OpenVinoRunner:
@@ -140,6 +184,18 @@ class OpenVinoRunner:
         except RuntimeError as error:
             raise ModelError(f"OpenVINO fails to run the model: {one_line(error, drop=NOISE)}") from error
         return {spec.name: results[index] for index, spec in enumerate(self.outputs)}
+
+    def operators(self) -> list[tuple[str, str, float]]:
+        """Return name, kind and milliseconds of what the last inference executed; needs PERF_COUNT."""
+        return [
+            (
+                operator.node_name,
+                f"{operator.node_type} {operator.exec_type}",
+                operator.real_time.total_seconds() * 1e3,
+            )
+            for operator in self._request.profiling_info
+            if operator.status == operator.Status.EXECUTED
+        ]
 
     def close(self) -> None:
         """Give the inference request back."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Mapping, Protocol
 
 from targets.errors import ModelError, ToolchainMissing
+from targets.private import use_packages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -237,6 +238,7 @@ def load_toolchain(name: str) -> Toolchain:
         raise ToolchainMissing(
             f"there is no toolchain named {name!r}", mend=f"use one of: {', '.join(sorted(TOOLCHAINS))}"
         )
+    use_packages(name)
     module, _, attribute = TOOLCHAINS[name].partition(":")
     toolchain: Toolchain = getattr(importlib.import_module(module), attribute)()
     return toolchain

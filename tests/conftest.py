@@ -55,9 +55,14 @@ top1_agreement = 0.8
 samples = 64
 seconds = 0.2
 warmup_s = 0.05
+throughput_seconds = 0.1
+
+[quantize.mixed]
+bits = 5.0
 
 [[targets]]
 device = "any-onnxruntime"
+precisions = ["fp32", "int8", "mixed"]
 
 [[targets]]
 device = "this-machine"

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from pipeline.compress.blocks import OneLayer, replace_blocks
 from pipeline.compress.tracing import dependency_graph, remove, width
 
 PLAN_SCHEMA = "edgewright.plan/1"
@@ -37,6 +38,9 @@ class Plan(BaseModel):
     macs_after: int
     allocation: Literal["uniform", "information"] = "uniform"
     cost: PlannedCost | None = Field(default=None, description="none in a plan made by hand")
+    replaced: dict[str, OneLayer] = Field(
+        default_factory=dict, description="blocks that one layer stands for, before anything is cut"
+    )
     lost: dict[str, float] = Field(
         default_factory=dict, description="leader → share of the criterion the group loses"
     )
@@ -52,14 +56,14 @@ class Plan(BaseModel):
 
 
 def apply(network: nn.Module, plan: Plan, input_shape: Sequence[int]) -> nn.Module:
-    """Cut a network in place: layers become physically narrower, no masks stay behind.
+    """Cut a network in place: blocks give way to their stand-ins, layers become physically narrower.
 
     Args:
         network: of the structure the plan was made for.
         plan: which channels stay.
         input_shape: batch included.
     """
-    return cut(network, plan.keep, input_shape)
+    return cut(replace_blocks(network, plan.replaced), plan.keep, input_shape)
 
 
 def cut(network: nn.Module, keep: Mapping[str, list[int]], input_shape: Sequence[int]) -> nn.Module:

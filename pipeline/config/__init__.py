@@ -2,7 +2,7 @@
 
 from pipeline.config.engines import GateKind, TargetSection
 from pipeline.config.load import load_settings
-from pipeline.config.networks import Criterion, PathsSection, StudentSection
+from pipeline.config.networks import Criterion, PathsSection, StudentSection, TriageSection
 from pipeline.config.settings import Settings, json_schema
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Settings",
     "StudentSection",
     "TargetSection",
+    "TriageSection",
     "json_schema",
     "load_settings",
 ]

@@ -1,4 +1,4 @@
-"""[export], [quantize], [[targets]], [measure], [gates] and [report]: from networks to engines."""
+"""From [export] to [report]: what becomes of networks once they are trained."""
 
 from __future__ import annotations
 
@@ -54,10 +54,21 @@ class QuantizeSection(Section):
     effort: Literal["plain", "thorough"] = Field(
         default="plain", description="ranges alone, or also repairs: each is tried, and kept if it helps"
     )
-    method: Literal["minmax", "percentile", "mse"] = Field(default="mse", description="of ranges, if plain")
+    method: Literal["minmax", "percentile", "entropy", "mse"] = Field(
+        default="mse", description="of ranges, if plain"
+    )
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     ignore: list[str] = Field(default=[], description="nodes or operator types that stay in float")
+    max_drop: Annotated[float, Field(gt=0, lt=100)] | None = Field(
+        default=None,
+        description="percent of answers INT8 may change; the fewest layers stay float for it",
+    )
     mixed: MixedSection | None = Field(default=None, description='for targets whose precisions have "mixed"')
+
+    @property
+    def searches(self) -> bool:
+        """Whether each convention is searched for on its own, instead of written from shared ranges."""
+        return self.effort == "thorough" or self.max_drop is not None
 
 
 class TargetSection(Section):
@@ -100,6 +111,38 @@ class MeasureSection(Section):
     samples: Count = Field(default=700, description="at least so many; 662 are needed for a p99")
     seconds: Annotated[float, Field(ge=0)] = Field(default=3.0, description="at least, all engines together")
     most_seconds: Annotated[float, Field(gt=0)] = Field(default=60.0, description="at most, all together")
+    memory: bool = Field(default=True, description="open each engine in a process of its own, too")
+    throughput_seconds: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="with several requests under way; 0 for no throughput"
+    )
+    requests: Annotated[int, Field(ge=0)] = Field(default=0, description="under way at once; 0: one a core")
+    energy_seconds: Annotated[float, Field(ge=0)] = Field(
+        default=2.0, description="without a pause, where a sensor is readable; 0 for no energy"
+    )
+    layers: bool = Field(default=True, description="ask the runtime's profiler for single layers")
+    stable: Literal["report", "demand"] = Field(
+        default="report", description="what becomes of timings that are not stable; demand: the build stops"
+    )
+
+
+class PaysSection(Section):
+    """Whether an INT8 engine is worth shipping."""
+
+    margin: Annotated[float, Field(gt=0)] = Field(default=1.0, description="times as fast as its float twin")
+    otherwise: Literal["report", "float", "stop"] = Field(
+        default="report", description="say so, ship the float twin instead, or end with exit code 1"
+    )
+
+
+class CompareSection(Section):
+    """How much worse than a baseline a build may be, for `edgewright compare`."""
+
+    accuracy_drop: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="share of images; a loss that chance explains is none"
+    )
+    significance: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.05, description="of McNemar's test")
+    slower: Annotated[float, Field(ge=0)] = Field(default=0.05, description="share of the baseline's latency")
+    larger: Annotated[float, Field(ge=0)] = Field(default=0.05, description="share of the baseline's bytes")
 
 
 class GateThresholds(Section):
@@ -125,3 +168,19 @@ class ReportSection(Section):
     """What the report says besides figures."""
 
     licence: str = Field(default="", description="of the data; fashion-mnist knows its own")
+    examples: Annotated[int, Field(ge=0, le=16)] = Field(
+        default=4, description="images shown of each of the most frequent confusions; 0 keeps test images out"
+    )
+
+
+class ReleaseSection(Section):
+    """What a release says and promises besides what was built."""
+
+    licence: str = Field(default="", description="of the model, as SPDX has it, or in words")
+    publisher: str = Field(default="", description='who releases it, as in "Name <mail@example.com>"')
+    latency_margin: Annotated[float, Field(ge=1)] = Field(
+        default=1.25, description="promised latency, over the upper end of the median's interval"
+    )
+    widest_interval: Annotated[float, Field(gt=0)] = Field(
+        default=0.1, description="of a median, as a share of it; beyond it a measurement is unstable"
+    )

@@ -74,6 +74,22 @@ class PathsSection(Section):
     share: Share = Field(default=0.95, description="of a class's mass that its path holds in the last layer")
 
 
+class TriageSection(Section):
+    """Which blocks of the teacher one layer could stand for."""
+
+    blocks: list[str] = Field(default=[], description="modules; by default those found by shape")
+    layer: Literal["3x3", "1x1", "separable", "none"] = Field(
+        default="3x3", description="what stands in: a convolution, depthwise 3×3 and 1×1, or nothing"
+    )
+    images: Count = Field(default=1024, description="training images that least squares looks at")
+    steps: Annotated[int, Field(ge=0)] = Field(default=200, description="batches a layer is trained on alone")
+    epochs: Annotated[int, Field(ge=0)] = Field(default=1, description="the whole network is trained on for")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(default=0.02, description="peak, of these epochs")
+    tolerance: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.01, description="accuracy on the select split that `student.depth` may lose in all"
+    )
+
+
 class StudentSection(Section):
     """The network that is shipped: slimmed to a pre-set cost, then distilled."""
 
@@ -88,6 +104,9 @@ class StudentSection(Section):
     target: str | None = Field(default=None, description="latency_ms: name of a target; default the first")
     allocation: Literal["uniform", "information"] = Field(
         default="uniform", description="all groups to about the same share, or where least is lost for it"
+    )
+    depth: bool = Field(
+        default=False, description="replace blocks that triage calls uncritical before widths are chosen"
     )
     alignment: Count | None = Field(
         default=None, description="widths are multiples of it; by default what suits all targets"

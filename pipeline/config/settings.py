@@ -8,14 +8,17 @@ from pydantic import Field, model_validator
 
 from pipeline.config.data import DataSection, ProjectSection, TaskSection
 from pipeline.config.engines import (
+    CompareSection,
     ExportSection,
     GatesSection,
     MeasureSection,
+    PaysSection,
     QuantizeSection,
+    ReleaseSection,
     ReportSection,
     TargetSection,
 )
-from pipeline.config.networks import ModelSection, PathsSection, StudentSection
+from pipeline.config.networks import ModelSection, PathsSection, StudentSection, TriageSection
 from pipeline.config.section import Section
 
 
@@ -28,19 +31,23 @@ class Settings(Section):
     model: ModelSection
     student: StudentSection | None = None
     paths: PathsSection | None = None
+    triage: TriageSection | None = None
     export: ExportSection = ExportSection()
     quantize: QuantizeSection = QuantizeSection()
     targets: list[TargetSection] = Field(min_length=1)
     measure: MeasureSection = MeasureSection()
+    pays: PaysSection = PaysSection()
+    compare: CompareSection = CompareSection()
     gates: GatesSection = GatesSection()
     report: ReportSection = ReportSection()
+    release: ReleaseSection = ReleaseSection()
 
     @model_validator(mode="after")
     def _together(self) -> Settings:
         if self.model.onnx and self.student:
             raise ValueError("student needs a torch model: remove [student], or give model.factory")
-        if self.model.onnx and self.paths:
-            raise ValueError("paths needs a torch model: remove [paths], or give model.factory")
+        if self.model.onnx and (self.paths or self.triage):
+            raise ValueError("paths and triage need a torch model: remove them, or give model.factory")
         if not (self.data.labelled or self.model.checkpoint or self.model.onnx):
             raise ValueError(
                 "images without labels cannot train the network they are labelled by: "

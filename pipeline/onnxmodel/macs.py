@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import onnx
 import onnx.inliner
@@ -27,9 +27,23 @@ def count_macs(model: onnx.ModelProto) -> int:
     Raises:
         ModelError: a dimension other than the batch is dynamic, or a shape cannot be inferred.
     """
+    return sum(macs for _, macs, _ in nodes_with_macs(model))
+
+
+def nodes_with_macs(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, int, tuple[int, ...]]]:
+    """Yield every node that `count_macs` counts, its multiply-accumulates and the shape of its output.
+
+    Args:
+        model: as for `count_macs`.
+
+    Raises:
+        ModelError: as `count_macs`.
+    """
     inferred = _infer(model)
     shapes = _shapes(inferred.graph)
-    return sum(_node_macs(node, shapes) for node in inferred.graph.node if node.op_type in COUNTERS)
+    for node in inferred.graph.node:
+        if node.op_type in COUNTERS:
+            yield node, _node_macs(node, shapes), shapes[node.output[0]]
 
 
 def _infer(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.record import Latency
+from pipeline.measured import Latency
 from pipeline.report.canvas import INK, SERIES, Mark, Naming, element, frame, new_figure, scale, style
 from pipeline.report.numbers import significant
 

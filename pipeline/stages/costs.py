@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,19 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from calibration.qdq import quantize
-from calibration.ranges import collect
 from pipeline.compress.allocation import width_levels
 from pipeline.compress.groups import find_groups
 from pipeline.compress.latency import Anchor
-from pipeline.compress.layer_timing import LayerTarget, measure_table
+from pipeline.compress.layer_timing import LayerTarget, measure_table, open_engine
 from pipeline.compress.shapes import find_shapes
 from pipeline.compress.structure import cut
 from pipeline.export import export
 from pipeline.simplify import simplify
 from pipeline.stage import Context
 from pipeline.stages.data import evenly, read_preprocess, read_split
-from pipeline.stages.loading import fresh, give_head, input_shape
+from pipeline.stages.loading import fresh_uncut, input_shape
 from targets.capability import QuantizationConvention
 from targets.measure import MeasureSettings, compare
 from targets.toolchain import EngineOptions, Runner, load_toolchain
@@ -42,13 +40,12 @@ def measure(context: Context) -> None:
     """
     settings = context.settings
     shape = input_shape(context.inputs["facts"])
-    network = fresh(settings["model"]).eval()
-    give_head(network, context.inputs)
+    network = fresh_uncut(settings["model"], context.inputs)
     groups = find_groups(network, shape)
     shapes = find_shapes(network, groups, shape)
     levels = width_levels(shapes.full, settings["alignment"], settings["minimum"])
     narrowest = {leader: steps[0] for leader, steps in levels.items()}
-    target = _target(settings)
+    target = layer_target(settings)
     table = measure_table(shapes, narrowest, target, settings["alignment"], context.progress)
     chosen = [
         {leader: steps[place * (len(steps) - 1) // 2] for leader, steps in levels.items()}
@@ -59,7 +56,7 @@ def measure(context: Context) -> None:
     context.progress("timing whole networks", 0, 1)
     with TemporaryDirectory() as folder:
         runners = {
-            str(number): _runner(
+            str(number): build_runner(
                 _cut(network, widths, shape), shape, target, inputs, Path(folder, str(number))
             )
             for number, widths in enumerate(chosen)
@@ -75,7 +72,8 @@ def measure(context: Context) -> None:
     table.corrected(shapes, anchors).save(context.out / "costs.json")
 
 
-def _target(settings: Mapping[str, Any]) -> LayerTarget:
+def layer_target(settings: Mapping[str, Any]) -> LayerTarget:
+    """What is timed on, as `wiring.networks.timing` describes it."""
     return LayerTarget(
         toolchain=load_toolchain(settings["toolchain"]),
         device=settings["device"],
@@ -89,7 +87,7 @@ def _cut(network: nn.Module, widths: Mapping[str, int], shape: tuple[int, int, i
     return cut(copy.deepcopy(network), keep, shape)
 
 
-def _runner(
+def build_runner(
     network: nn.Module,
     shape: tuple[int, int, int, int],
     target: LayerTarget,
@@ -98,18 +96,7 @@ def _runner(
 ) -> Runner:
     """A network built for the target the way a build does it."""
     folder.mkdir()
-    raw, simple, ready = (folder / f"{name}.onnx" for name in ("raw", "simple", "int8"))
+    raw, simple = folder / "raw.onnx", folder / "simple.onnx"
     export(network, shape, raw, exporter="legacy", opset=17, dynamic_batch=False)
     simplify(raw, simple)
-    if target.options.precision == "int8":
-        assert target.convention is not None
-        quantize(simple, collect(simple, _batches(images)), target.convention, ready)
-    engine = folder / "engine"
-    engine.mkdir()
-    model = ready if target.options.precision == "int8" else simple
-    return target.toolchain.open(target.toolchain.compile(model, target.device, target.options, engine))
-
-
-def _batches(images: NDArray[np.float32]) -> Iterator[dict[str, NDArray[Any]]]:
-    for image in images:
-        yield {INPUT: image[None]}
+    return open_engine(simple, [{INPUT: image[None]} for image in images], target, folder)

@@ -1,30 +1,26 @@
-"""compile, measure, evaluate: everything that needs a runtime."""
+"""compile, evaluate: what needs a runtime and no clock."""
 
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate import Classify, as_classifier, classifier, predict, restrict, score
+from pipeline.mistakes import mistakes
 from pipeline.onnxmodel.session import OnnxSession
-from pipeline.places import in_thousandths, toolchain_of
+from pipeline.places import toolchain_of
 from pipeline.record import Accuracy
 from pipeline.stage import Context, Progress
-from pipeline.stages.data import evenly, read_preprocess, read_split
+from pipeline.stages.data import read_preprocess, read_split
 from pipeline.task import Task
-from targets.bench import bench
 from targets.capability import Capability
 from targets.checks import require_runnable
 from targets.errors import ModelError
-from targets.measure import MeasureSettings
 from targets.preprocess import Preprocess
 from targets.toolchain import Engine, EngineOptions, Toolchain, load_toolchain
-
-DIFFERENT_INPUTS = 32
 
 
 def compile_engine(context: Context) -> None:
@@ -39,24 +35,6 @@ def compile_engine(context: Context) -> None:
     toolchain_of(settings, context.progress).compile(model, settings["device"], options, folder)
 
 
-def measure(context: Context) -> None:
-    """Time all variants of a target against each other. Artefact: timings.json."""
-    images = evenly(read_split(context.inputs["calibrate"])[0], DIFFERENT_INPUTS)
-    samples = {"image": read_preprocess(context.inputs["preprocess"])(images)}
-    engines = {
-        name.removeprefix("engine "): Engine.load(folder)
-        for name, folder in context.inputs.items()
-        if name.startswith("engine ")
-    }
-    settings = MeasureSettings(**context.settings["measure"])
-    if "host" in context.settings:
-        toolchain = toolchain_of(context.settings, context.progress)
-        document = toolchain.bench(engines, samples, settings, context.out)
-    else:
-        document = bench(engines, samples, settings, in_thousandths(context.progress))
-    (context.out / "timings.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
 def evaluate(context: Context) -> None:
     """Score an engine on the test split. Artefact: accuracy.json.
 
@@ -68,6 +46,7 @@ def evaluate(context: Context) -> None:
         context.inputs["test"],
         read_preprocess(context.inputs["preprocess"]),
         context.progress,
+        context.settings["examples"],
         toolchain_of(context.settings, context.progress),
     )
     text = accuracy.model_dump_json(indent=1)
@@ -94,25 +73,33 @@ def score_engine(
     split: Path,
     preprocess: Preprocess,
     progress: Progress,
+    examples: int = 0,
     toolchain: Toolchain | None = None,
 ) -> Accuracy:
     """Run an engine over a split and score it for a task.
 
     An engine with as many outputs as the task is taken as it is; one that tells apart all classes of the
-    data set is restricted to the task's. Without a `toolchain` it runs on this machine.
+    data set is restricted to the task's. The most frequent confusions come with so many `examples`. Without
+    a `toolchain` the engine runs on this machine.
 
     Raises:
         ModelError: the engine's outputs are neither.
     """
     runner = (toolchain or load_toolchain(engine.toolchain)).open(engine)
     try:
-        return _score(*classifier(runner), task, split, preprocess, progress)
+        return _score(*classifier(runner), task, split, preprocess, progress, examples)
     finally:
         runner.close()
 
 
 def _score(
-    classify: Classify, batch: int, task: Task, split: Path, preprocess: Preprocess, progress: Progress
+    classify: Classify,
+    batch: int,
+    task: Task,
+    split: Path,
+    preprocess: Preprocess,
+    progress: Progress,
+    examples: int = 0,
 ) -> Accuracy:
     images, labels = read_split(split)
     labels = task.translate(labels)
@@ -125,7 +112,10 @@ def _score(
         batch,
         lambda _: progress("evaluating", min(next(done), len(mine)), len(mine)),
     )
-    return score(_predictions(scores, task), labels[mine], task.outputs)
+    predictions = _predictions(scores, task)
+    accuracy = score(predictions, labels[mine], task.outputs)
+    shown = mistakes(accuracy, images, labels[mine], predictions, mine, examples)
+    return accuracy.model_copy(update={"mistakes": shown})
 
 
 def _predictions(scores: NDArray[np.float32], task: Task) -> NDArray[np.int64]:

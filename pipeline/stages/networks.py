@@ -18,7 +18,7 @@ from pipeline.export import export
 from pipeline.fit import EpochResult, Examples, FitSettings, accuracy, history
 from pipeline.network import fill, find_head, load_weights, save_weights
 from pipeline.stage import Context
-from pipeline.stages.loading import BATCH, examples, fresh, input_shape, load_network, some
+from pipeline.stages.loading import BATCH, examples, fresh, input_shape, load_network, load_uncut, some
 from pipeline.task import Task
 from targets.errors import ModelError
 
@@ -97,7 +97,7 @@ def _origin(done: str, trained: Training) -> str:
 
 def _cut_and_repaired(context: Context, train: Examples) -> nn.Module:
     """The teacher with the task's head, cut by the plan, its layers refitted to what they did before."""
-    whole = load_network(context.settings["model"], context.inputs, weights="teacher", headed=True)
+    whole = load_uncut(context.settings["model"], context.inputs)
     plan, shape = Plan.load(context.inputs["plan"]), input_shape(context.inputs["facts"])
     student = apply(copy.deepcopy(whole), plan, shape)
     if context.settings["repair_images"]:
@@ -109,7 +109,6 @@ def _cut_and_repaired(context: Context, train: Examples) -> nn.Module:
 def _check_fits(network: nn.Module, context: Context) -> None:
     """The network must take the data's images and know its classes."""
     classes = json.loads(context.inputs["facts"].read_text(encoding="utf-8"))["classes"]
-    find_head(network, len(classes))
     shape = input_shape(context.inputs["facts"])
     try:
         count_macs(network, shape)
@@ -119,6 +118,7 @@ def _check_fits(network: nn.Module, context: Context) -> None:
             where="model.factory",
             mend="check model.arguments, data.resize and data.layout",
         ) from error
+    find_head(network, len(classes), shape)
 
 
 def _keep(

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.gains import gains
+from pipeline.pays import judge
 from pipeline.record import Record, Structure
 from pipeline.report import render
 from pipeline.report.headline import headlines
@@ -62,7 +64,7 @@ def assemble(settings: Mapping[str, Any], artefacts: Artefacts) -> Record:
         for stage in settings["stages"]
         if stage["name"].startswith("simplify ")
     ]
-    results = {target["name"]: _results(target, artefacts) for target in settings["targets"]}
+    results, requirements = _judged(settings, artefacts)
     data = artefacts("data", "facts.json")
     return Record.model_validate(
         {
@@ -80,6 +82,8 @@ def assemble(settings: Mapping[str, Any], artefacts: Artefacts) -> Record:
             "task": _task(artefacts),
             "networks": [_network(name, build, artefacts) for name in networks],
             "structure": _structure(settings, results, artefacts),
+            "paths": artefacts("paths", "paths.json"),
+            "triage": artefacts("triage", "triage.json"),
             "targets": [
                 _target(target, results[target["name"]], settings["labels"], artefacts)
                 for target in settings["targets"]
@@ -100,8 +104,38 @@ def assemble(settings: Mapping[str, Any], artefacts: Artefacts) -> Record:
             },
             "packages": _versions(),
             "seeds": {"project.seed": project["seed"], "bootstrap": 0},
+            "requirements": requirements,
+            "gains": [
+                gain for name, rows in results.items() for gain in gains(name, rows, settings["stages"])
+            ],
         }
     )
+
+
+def _judged(
+    settings: Mapping[str, Any], artefacts: Artefacts
+) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
+    """Results by target, roles as they turned out, and what measurements had to show."""
+    build = settings["settings"]
+    results, requirements = {}, []
+    for target in settings["targets"]:
+        name = target["name"]
+        results[name], pays = judge(name, _results(target, artefacts), **build["pays"])
+        requirements += [_stable(name, result, build["measure"]["stable"]) for result in results[name]] + pays
+    return results, requirements
+
+
+def _stable(target: str, result: Mapping[str, Any], stable: str) -> dict[str, Any]:
+    latency = result["latency"]
+    why = f": {'; '.join(latency['reasons'])}" if latency["reasons"] else ""
+    return {
+        "kind": "stable",
+        "target": target,
+        "variant": result["variant"],
+        "passed": latency["verdict"] == "stable",
+        "demanded": stable == "demand",
+        "words": f"{result['variant']} is {latency['verdict']}{why}.",
+    }
 
 
 def _task(artefacts: Artefacts) -> dict[str, Any]:
@@ -162,7 +196,7 @@ def _achieved(
         | ({"latency": result["latency"]} if result else {})
         for target in (*settings["targets"], *settings["built"])
         for variant, result in itertools.zip_longest(target["variants"], results.get(target["name"], []))
-        if variant["network"] == student and variant["role"] == "product"
+        if variant["network"] == student and (result or variant)["role"] == "product"
     ]
     target = settings["settings"]["student"]["target"] or products[0]["target"]
     return achieved(kind, artefacts(f"simplify {student}", "facts.json"), products, target)
@@ -172,18 +206,37 @@ def _results(target: Mapping[str, Any], artefacts: Artefacts) -> list[dict[str, 
     timings = artefacts(f"measure {target['name']}", "timings.json")
     return [
         {
+            **{key: value for key, value in timings["extras"][variant["name"]].items() if key != "flags"},
+            **_planned_bits(variant, artefacts),
             "target": target["name"],
             "variant": variant["name"],
             "network": variant["network"],
             "precision": variant["precision"],
             "role": variant["role"],
-            "engine": _engine(target, variant, artefacts),
+            "engine": _engine(target, variant, artefacts)
+            | {"flags": timings["extras"][variant["name"]]["flags"]},
             "latency": timings["variants"][variant["name"]],
             "speedups": timings["speedups"][variant["name"]],
             "accuracy": artefacts(f"evaluate {target['name']} {variant['name']}", "accuracy.json"),
         }
         for variant in target["variants"]
     ]
+
+
+def _planned_bits(variant: Mapping[str, Any], artefacts: Artefacts) -> dict[str, Any]:
+    """Bits channel by channel, where they were planned; otherwise those read from the file stand."""
+    plan = artefacts(variant["onnx_stage"], "bits.json")
+    if plan is None:
+        return {}
+    made = artefacts(variant["onnx_stage"], "mixed.json")
+    forms = {each["node"]: {"form": each["form"], "reason": each["reason"]} for each in made["forms"]}
+    return {
+        "bits": [
+            {("layer" if key == "node" else key): layer[key] for key in layer}
+            | forms.get(layer["node"], {"form": "container"})
+            for layer in plan["layers"]
+        ]
+    }
 
 
 def _engine(target: Mapping[str, Any], variant: Mapping[str, Any], artefacts: Artefacts) -> dict[str, Any]:
@@ -201,7 +254,7 @@ def _engine(target: Mapping[str, Any], variant: Mapping[str, Any], artefacts: Ar
 def _target(
     target: Mapping[str, Any], results: list[dict[str, Any]], labels: str, artefacts: Artefacts
 ) -> dict[str, Any]:
-    products = [variant["name"] for variant in target["variants"] if variant["role"] == "product"]
+    products = [result["variant"] for result in results if result["role"] == "product"]
     engine = artefacts.engine(f"compile {target['name']} {products[0]}")
     return {
         "name": target["name"],
@@ -212,6 +265,7 @@ def _target(
         "products": products,
         "fingerprint": target["fingerprint"],
         "headlines": headlines(target["name"], results, wording(labels)),
+        "steps": artefacts(f"measure {target['name']}", "timings.json").get("steps", []),
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from pipeline.compress.allocation import make_plan
+from pipeline.compress.blocks import load_replaced
 from pipeline.compress.budget import Budget
 from pipeline.compress.cost import count_macs, count_parameters, macs, parameters, weight_bytes
 from pipeline.compress.evidence import Evidence
@@ -18,14 +19,14 @@ from pipeline.compress.scores import GroupScores, Scores, UncutLayer
 from pipeline.compress.shapes import Shapes, find_shapes
 from pipeline.compress.sufficiency import check_images
 from pipeline.stage import Context
-from pipeline.stages.loading import examples, fresh, give_head, input_shape, load_network, some
+from pipeline.stages.loading import examples, fresh, fresh_uncut, input_shape, load_uncut, some
 from pipeline.task import Task
 
 
 def score(context: Context) -> None:
     """Put the channels of every group into the order they can go in. Artefact: scores.json."""
     settings = context.settings
-    network = load_network(settings["model"], context.inputs, weights="teacher", headed=True)
+    network = load_uncut(settings["model"], context.inputs)
     shape = input_shape(context.inputs["facts"])
     found = survey(network, shape)
     groups = list(found.groups)
@@ -47,10 +48,9 @@ def score(context: Context) -> None:
 def decide(context: Context) -> None:
     """Decide which channels stay for a budget. Artefact: plan.json."""
     settings = context.settings
-    network = fresh(settings["model"]).eval()
-    shape = input_shape(context.inputs["facts"])
-    whole = {"macs": count_macs(network, shape), "parameters": count_parameters(network)}
-    give_head(network, context.inputs)
+    shape, teacher = input_shape(context.inputs["facts"]), fresh(settings["model"])
+    whole = {"macs": count_macs(teacher, shape), "parameters": count_parameters(teacher)}
+    network = fresh_uncut(settings["model"], context.inputs)
     scores = Scores.load(context.inputs["scores"])
     shapes = find_shapes(network, find_groups(network, shape), shape)
     plan = make_plan(
@@ -61,7 +61,8 @@ def decide(context: Context) -> None:
         alignment=settings["alignment"],
         minimum=settings["minimum"],
     )
-    plan.save(context.out / "plan.json")
+    replaced = load_replaced(context.inputs["replaced"]) if "replaced" in context.inputs else {}
+    plan.model_copy(update={"replaced": replaced}).save(context.out / "plan.json")
 
 
 def _budget(context: Context, shapes: Shapes, whole: Mapping[str, int]) -> Budget:

@@ -7,6 +7,8 @@ import importlib.util
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.toolchains.install import installed
+from pipeline.toolchains.pins import pinned, pinned_names
 from targets.capability import load_device
 from targets.errors import EdgewrightError
 from targets.toolchain import TOOLCHAINS, load_toolchain
@@ -64,7 +66,12 @@ def document() -> dict[str, Any]:
 
 def _toolchain(name: str) -> Finding:
     probe = load_toolchain(name).probe()
-    return Finding(name, "toolchain", probe.available, probe.version, probe.detail, probe.mend)
+    own = installed(name, pinned(name)) if name in pinned_names() else None
+    detail = f"{probe.detail}; edgewright's own in {own}" if own else probe.detail
+    mend = probe.mend
+    if mend and not own and name in pinned_names() and "toolchain install" not in mend:
+        mend = f"edgewright toolchain install {name}, or: {mend}"
+    return Finding(name, "toolchain", probe.available, probe.version, detail, mend)
 
 
 def _package(name: str) -> Finding:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import GateKind
@@ -32,13 +31,15 @@ ENGINE_GATES: dict[str, GateKind] = {
 
 def take_onnx(request: Request, path: str) -> Stage:
     """Start from somebody's ONNX file."""
+    from pipeline.onnxmodel.file import data_files  # takes a third of a second: onnx
+
     model = request.path(path)
     return Stage(
         "model",
         "pipeline.stages.onnx:take",
         inputs=request.data("facts", "preprocess"),
         files={"model": model},
-        beside=_external_data(model),
+        beside=data_files(model),
         settings={
             "layout": request.settings.data.layout,
             "capabilities": {
@@ -64,7 +65,7 @@ def simplify_stages(request: Request, network: str) -> Iterator[Stage]:
 
 def observe_stages(request: Request) -> Iterator[Stage]:
     """Ranges of every network that some target wants in INT8, seen once for all conventions."""
-    if request.settings.quantize.effort == "thorough":
+    if request.settings.quantize.searches:
         return
     wanted = {
         variant.network
@@ -97,6 +98,8 @@ def target_stages(request: Request, target: BuildTarget) -> Iterator[Stage]:
             yield _compile(request, target, variant)
         if target.obstacle is None:
             yield _engine_gate(request, target, variant)
+            if variant.role == "product":
+                yield _golden(request, target, variant)
     if target.obstacle is None:
         yield _measure(request, target, variants)
     for variant in variants:
@@ -122,7 +125,7 @@ def _quantize_gate(request: Request, name: str, quantized: str, simple: Ref) -> 
         simple: the float model.
     """
     sides = {"reference": simple, "candidate": Ref(name, "model.onnx")}
-    if request.settings.quantize.effort == "thorough":
+    if request.settings.quantize.searches:
         # What its tensors are to be compared with; its outputs still are with the original's.
         sides["twin"] = Ref(quantized, "float.onnx")
     return request.gate("quantize", name, inputs=sides)
@@ -133,12 +136,16 @@ def _quantize_stage(request: Request, target: BuildTarget, network: str, simple:
     assert target.capability.quantization is not None
     settings = {"convention": target.capability.quantization.model_dump(), "ignore": section.ignore}
     name = quantized(target, network)
-    if section.effort == "thorough":
+    if section.searches:
+        # Where the float twin is fp16, layers that stay float are as well.
+        limits = {"max_drop": section.max_drop, "half": "fp16" in target.precisions}
         return Stage(
             name,
-            "pipeline.stages.quantize:write_best",
+            "pipeline.stages.quantize:search",
             inputs={"model": simple} | request.data("calibrate", "preprocess"),
-            settings=settings | {"samples": section.samples},
+            settings=settings
+            | {"samples": section.samples, "thorough": section.effort == "thorough"}
+            | (limits if section.max_drop is not None else {"max_drop": None}),
             tools=ONNX_TOOLS,
         )
     return Stage(
@@ -164,15 +171,15 @@ def _mix(request: Request, target: BuildTarget, variant: Variant) -> Iterator[St
         mixed(target, variant.network),
         "pipeline.stages.mix:mix",
         inputs={
-            "model": Ref(base, "float.onnx") if section.effort == "thorough" else simple,
+            "model": Ref(base, "float.onnx") if section.searches else simple,
             "int8": Ref(base, "model.onnx"),
+            "summary": Ref(base, "summary.json"),
         }
         | request.data("calibrate", "preprocess"),
         settings={
             "convention": target.capability.quantization.model_dump(),
             "budget": {"kind": kind, "limit": limit},
             "samples": section.samples,
-            "ignore": section.ignore,
             "toolchain": target.toolchain,
             "device": target.device.name,
             "threads": target.section.threads,
@@ -235,15 +242,31 @@ def _engine_gate(request: Request, target: BuildTarget, variant: Variant) -> Sta
     )
 
 
+def _golden(request: Request, target: BuildTarget, variant: Variant) -> Stage:
+    """Inputs and outputs that a release carries to the device; the gate says how close is close enough."""
+    compiled = f"compile {target.name} {variant.name}"
+    return Stage(
+        f"golden {target.name} {variant.name}",
+        "pipeline.stages.golden:choose",
+        inputs={
+            "model": Ref(onnx_stage(target, variant), "model.onnx"),
+            "gate": Ref(f"gate {compiled}", "gate.json"),
+        }
+        | request.data("calibrate", "preprocess"),
+        tools=ONNX_TOOLS,
+    )
+
+
 def _measure(request: Request, target: BuildTarget, variants: Sequence[Variant]) -> Stage:
     section = request.settings.measure
     return Stage(
         f"measure {target.name}",
-        "pipeline.stages.engines:measure",
+        "pipeline.stages.measure:measure",
         inputs={
             f"engine {variant.name}": Ref(f"compile {target.name} {variant.name}", "engine")
             for variant in variants
         }
+        | {f"model {variant.name}": Ref(onnx_stage(target, variant), "model.onnx") for variant in variants}
         | request.data("calibrate", "preprocess"),
         settings=request.toolchain(target)
         | {
@@ -253,8 +276,16 @@ def _measure(request: Request, target: BuildTarget, variants: Sequence[Variant])
                 "min_s": section.seconds,
                 "max_s": section.most_seconds,
             },
+            "extras": {
+                "memory": section.memory,
+                "throughput_s": section.throughput_seconds,
+                "requests": section.requests,
+                "energy_s": section.energy_seconds,
+                "layers": section.layers,
+            },
+            "stable": section.stable,
         },
-        **request.runtime(target),
+        **request.runtime(target) | {"tools": ("onnx", target.toolchain, "numpy")},
     )
 
 
@@ -267,7 +298,8 @@ def _evaluate(request: Request, target: BuildTarget, variant: Variant) -> Stage:
             "task": Ref("task", "task.json"),
         }
         | request.data("test", "preprocess"),
-        settings=request.toolchain(target),
+        settings=request.toolchain(target)
+        | {"examples": request.settings.report.examples if variant.ships else 0},
         **request.runtime(target),
     )
 
@@ -283,17 +315,4 @@ def _estimate(request: Request, target: BuildTarget, variant: Variant) -> Stage:
         }
         | request.data("test", "preprocess"),
         tools=ONNX_TOOLS,
-    )
-
-
-def _external_data(model: Path) -> tuple[Path, ...]:
-    """Files that may hold a model's weights: whatever lies beside it and is no text of ours."""
-    if not model.parent.is_dir():
-        return ()
-    return tuple(
-        sorted(
-            path
-            for path in model.parent.iterdir()
-            if path.is_file() and path != model and path.suffix not in (".toml", ".md")
-        )
     )

@@ -11,6 +11,7 @@ from pipeline.products import product_precision, students_of, timed_target
 from pipeline.stage import Ref, Stage
 from pipeline.wiring.labels import labels_stage
 from pipeline.wiring.request import ONNX_TOOLS, TORCH_TOOLS, Request, modules, torch_inputs
+from pipeline.wiring.triage import triage_stages
 
 # Training frees and maps the same large buffers again and again; keeping them makes it 1.1 to 1.5 times as
 # fast on glibc (docs/training.md has the figures). Results do not change.
@@ -28,6 +29,8 @@ def network_stages(request: Request) -> Iterator[Stage]:
     if not request.settings.data.labelled:
         yield labels_stage(request)
     section = request.settings.student
+    if request.settings.triage or (section and section.depth):
+        yield from triage_stages(request)
     if section is None:
         return
     yield _scores(request, section)
@@ -100,12 +103,23 @@ def _teacher(request: Request) -> Stage:
     )
 
 
+def _depth(section: StudentSection) -> dict[str, Ref]:
+    """Which blocks are replaced before anything is cut."""
+    return {"replaced": Ref("depth", "replaced.json")} if section.depth else {}
+
+
+def _uncut(section: StudentSection) -> dict[str, Ref]:
+    """The teacher, and what students are cut from where that is another network."""
+    shallow = {"shallow": Ref("depth", "weights.safetensors")} if section.depth else {}
+    return TEACHER | shallow | _depth(section)
+
+
 def _scores(request: Request, section: StudentSection) -> Stage:
     """What every student's structure is decided by."""
     return request.torch_stage(
         "scores",
         "pipeline.stages.structure:score",
-        inputs=TEACHER | request.data("train", "preprocess", "facts"),
+        inputs=_uncut(section) | request.data("train", "preprocess", "facts"),
         settings={
             "importance": section.importance,
             "images": section.scoring_images,
@@ -122,16 +136,8 @@ def _costs(request: Request, section: StudentSection) -> Stage:
     return request.torch_stage(
         "costs",
         "pipeline.stages.costs:measure",
-        inputs={"task": TEACHER["task"]} | request.data("facts", "calibrate", "preprocess"),
-        settings=widths(request, section)
-        | {
-            "toolchain": target.toolchain,
-            "device": target.device.name,
-            "precision": product_precision(request.settings, target),
-            "threads": target.section.threads,
-            "raw": target.raw,
-            "convention": target.capability.quantization and target.capability.quantization.model_dump(),
-        },
+        inputs={"task": TEACHER["task"]} | _depth(section) | request.data("facts", "calibrate", "preprocess"),
+        settings=widths(request, section) | request.timing(target),
         tools=(*runtime["tools"], *ONNX_TOOLS, "onnxsim", "torch-pruning"),
         fingerprint=runtime["fingerprint"],
     )
@@ -139,6 +145,7 @@ def _costs(request: Request, section: StudentSection) -> Stage:
 
 def _structure(request: Request, section: StudentSection, name: str, kind: str, limit: float) -> Stage:
     inputs = {"task": TEACHER["task"], "scores": Ref("scores", "scores.json")} | request.data("facts")
+    inputs |= _depth(section)
     if kind == "latency_ms":
         inputs["costs"] = Ref("costs", "costs.json")
     precision = product_precision(request.settings, timed_target(request.settings, request.targets))
@@ -159,7 +166,7 @@ def _student(request: Request, section: StudentSection, name: str) -> Stage:
     return request.torch_stage(
         name,
         "pipeline.stages.networks:distill_student",
-        inputs=TEACHER
+        inputs=_uncut(section)
         | {"plan": Ref(f"structure {name}", "plan.json")}
         | request.data("train", "select", "preprocess", "facts"),
         settings={

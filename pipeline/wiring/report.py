@@ -16,10 +16,13 @@ REPORTED = (
     "scores.json",
     "plan.json",
     "paths.json",
+    "triage.json",
     "task.json",
     "gate.json",
     "timings.json",
     "accuracy.json",
+    "bits.json",
+    "mixed.json",
     "engine",
 )
 

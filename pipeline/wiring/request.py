@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.config import GateKind, Settings
 from pipeline.parity.thresholds import DEFAULT_THRESHOLDS
 from pipeline.places import REMOTE_MODULES, toolchain_at
-from pipeline.products import BuildTarget
+from pipeline.products import BuildTarget, product_precision
 from pipeline.stage import Ref, Stage
 from targets.toolchain import TOOLCHAINS
 
@@ -117,6 +117,17 @@ class Request:
     def toolchain(self, target: BuildTarget) -> dict[str, Any]:
         """Settings a stage finds a target's toolchain by."""
         return {"toolchain": target.toolchain} | ({"host": target.place} if target.place else {})
+
+    def timing(self, target: BuildTarget) -> dict[str, Any]:
+        """Settings of what is timed on a target as it would ship there (`stages.costs.layer_target`)."""
+        return {
+            "toolchain": target.toolchain,
+            "device": target.device.name,
+            "precision": product_precision(self.settings, target),
+            "threads": target.section.threads,
+            "raw": target.raw,
+            "convention": target.capability.quantization and target.capability.quantization.model_dump(),
+        }
 
 
 def torch_inputs(network: str) -> dict[str, Ref]:

@@ -9,12 +9,14 @@ import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 from targets.cpu import cpu_fingerprint
 from targets.errors import ConfigError, DataError, ToolchainMissing
 from targets.toolchain import TOOLCHAINS, Engine, EngineOptions, Toolchain, load_toolchain
 from targets.versions import installed_version
+
+T = TypeVar("T")
 
 PROBE_SCHEMA = "edgewright.device-probe/1"
 NUMPY = ToolchainMissing(
@@ -87,30 +89,33 @@ def run(engine: Path, inputs: Path, out: Path) -> dict[str, Any]:
     return {"outputs": shapes, "sha256": file_sha256(out)}
 
 
-def bench(engines: list[str], inputs: Path, settings: str) -> dict[str, Any]:
+def bench(engines: list[str], inputs: Path, settings: str, extras: str) -> dict[str, Any]:
     """Time engines against each other."""
+    from targets.bench import Extras
     from targets.bench import bench as measure
     from targets.measure import MeasureSettings
 
     named = dict(_named(engine) for engine in engines)
-    try:
-        chosen = MeasureSettings(**_json(settings, "--settings"))
-    except TypeError as error:
-        raise ConfigError(f"--settings: {error}") from error
-    return measure(
-        {name: Engine.load(folder) for name, folder in named.items()}, _arrays(inputs), chosen, _tell
-    )
+    chosen = _from_json(MeasureSettings, settings, "--settings")
+    beside = _from_json(Extras, extras, "--extras")
+    loaded = {name: Engine.load(folder) for name, folder in named.items()}
+    return measure(loaded, _arrays(inputs), chosen, _tell, beside)
+
+
+def steps(inputs: Path, preprocess: str) -> dict[str, Any]:
+    """Time what an application does beside inference."""
+    from targets.bench import steps as measure
+
+    arrays = _arrays(inputs)
+    return {"steps": measure(_preprocess(preprocess), arrays["images"], arrays["scores"])}
 
 
 def evaluate(engine: Path, images: Path, labels: Path, preprocess: Path) -> dict[str, Any]:
     """Score a classifier on stored images."""
     import numpy as np
 
-    from targets.preprocess import Preprocess
-
     runner = opened(engine)
-    settings = _json(preprocess.read_text(encoding="utf-8"), str(preprocess))
-    prepare = Preprocess(**{**settings, "mean": tuple(settings["mean"]), "std": tuple(settings["std"])})
+    prepare = _preprocess(preprocess.read_text(encoding="utf-8"))
     stored = np.load(str(images), mmap_mode="r", allow_pickle=False)
     right = np.load(str(labels), allow_pickle=False)
     if len(stored) != len(right) or not len(right):
@@ -123,6 +128,37 @@ def evaluate(engine: Path, images: Path, labels: Path, preprocess: Path) -> dict
         _tell("evaluating", start / len(right))
     runner.close()
     return {"images": len(right), "correct": correct, "top1": correct / len(right)}
+
+
+def verify(bundle: Path, key: Path) -> dict[str, Any]:
+    """Check a bundle against its signed manifest."""
+    from targets.bundle.verify import verify as check
+
+    listing = check(bundle, key)
+    return {"bundle": listing.name, "files": len(listing.files), "signature": "verified"}
+
+
+def selftest(bundle: Path, key: Path | None, bench: bool) -> dict[str, Any]:
+    """Try a bundle's folder out on this device; "passed" says how it went."""
+    try:
+        import numpy as _  # noqa: F401
+    except ImportError:
+        raise NUMPY from None
+    from targets.bundle.selftest import Trial
+    from targets.bundle.selftest import selftest as try_out
+
+    return try_out(Trial(bundle, key, bench, home()))
+
+
+def unpack(packed: Path, out: Path) -> dict[str, Any]:
+    """Restore the ONNX file a packed one was made from."""
+    from targets.packed import unpack_file
+    from targets.toolchain import file_sha256
+
+    if out.exists():
+        raise ConfigError("there is something already", where=str(out), mend="name another --out")
+    unpack_file(packed, out)
+    return {"model": str(out), "sha256": file_sha256(out)}
 
 
 def home() -> Path:
@@ -186,6 +222,22 @@ def _json(text: str, what: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ConfigError("not a JSON object", where=what)
     return document
+
+
+def _from_json(kind: Callable[..., T], text: str, what: str) -> T:
+    try:
+        return kind(**_json(text, what))
+    except TypeError as error:
+        raise ConfigError(str(error), where=what) from error
+
+
+def _preprocess(text: str) -> Any:
+    from targets.preprocess import Preprocess
+
+    document = _json(text, "preprocess")
+    for name in ("mean", "std"):
+        document[name] = tuple(document[name])
+    return Preprocess(**document)
 
 
 def _tell(what: str, share: float) -> None:

@@ -6,8 +6,10 @@ import contextlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Mapping
 
+from targets.bench import LATENCY_ALONE, Extras
 from targets.device.frames import pack_arrays, pieces, unpack_arrays
 from targets.errors import DeviceError, ModelError, ToolchainMissing, revived
 from targets.toolchain import ENGINE_FILE, Engine, EngineOptions, Probe, TensorSpec
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from targets.preprocess import Preprocess
     from targets.remote.device import Device
     from targets.timing import MeasureSettings
     from targets.toolchain import Tensors
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 BUILD_LIMIT_S = 3600.0
 OPEN_LIMIT_S = 600.0
 PROBE_LIMIT_S = 120.0
+ARRAYS = "arrays.npz"
 
 
 class RemoteToolchain:
@@ -98,31 +102,38 @@ class RemoteToolchain:
         engines: Mapping[str, Engine],
         samples: Mapping[str, NDArray[np.generic]],
         settings: MeasureSettings,
-        scratch: Path,
+        extras: Extras = LATENCY_ALONE,
     ) -> dict[str, Any]:
-        """Time engines there; arguments and result are those of `targets.bench.bench`.
-
-        Args:
-            engines: variant → engine.
-            samples: input → [N, ...].
-            settings: durations and counts.
-            scratch: folder for a file that is sent.
-        """
-        import numpy as np
-
-        inputs = scratch / "samples.npz"
-        arrays: dict[str, Any] = dict(samples)
-        with inputs.open("wb") as stream:
-            np.savez(stream, **arrays)
+        """Time engines there; arguments and result are those of `targets.bench.bench`."""
         # All is sent before anything is put in its place: a link that breaks costs the places.
-        sent = {"samples.npz": self.device.push(inputs)}
-        inputs.unlink()
+        sent = self._pushed_arrays(samples)
         pushed = {name: self._pushed(engine) for name, engine in engines.items()}
         self.device.claim()
         places = [f"{name}={self._placed(files)}" for name, files in pushed.items()]
-        timing = ["--inputs", f"{self._placed(sent)}/samples.npz", "--settings", json.dumps(asdict(settings))]
+        asked = ["--settings", json.dumps(asdict(settings)), "--extras", json.dumps(asdict(extras))]
+        arrays = f"{self._placed(sent)}/{ARRAYS}"
         limit_s = settings.max_s + len(engines) * (settings.warmup_max_s + OPEN_LIMIT_S)
-        return self.device.command("bench", *places, *timing, limit_s=limit_s)
+        return self.device.command("bench", *places, "--inputs", arrays, *asked, limit_s=limit_s)
+
+    def steps(
+        self, preprocess: Preprocess, images: NDArray[np.generic], scores: NDArray[np.generic]
+    ) -> list[dict[str, Any]]:
+        """Time what goes on beside inference there, as `targets.bench.steps`."""
+        sent = self._pushed_arrays({"images": images, "scores": scores})
+        self.device.claim()
+        arrays = f"{self._placed(sent)}/{ARRAYS}"
+        asked = ["--inputs", arrays, "--preprocess", json.dumps(asdict(preprocess))]
+        found: list[dict[str, Any]] = self.device.command("steps", *asked, limit_s=OPEN_LIMIT_S)["steps"]
+        return found
+
+    def _pushed_arrays(self, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, str]:
+        import numpy as np
+
+        named: dict[str, Any] = dict(arrays)
+        with TemporaryDirectory() as folder:
+            path = Path(folder, ARRAYS)
+            np.savez(path, **named)
+            return {ARRAYS: self.device.push(path)}
 
     def _pushed(self, engine: Engine) -> dict[str, str]:
         return {name: self.device.push(engine.folder / name) for name in (ENGINE_FILE, *engine.files)}

@@ -11,6 +11,8 @@ from hypothesis.extra.numpy import arrays
 from calibration.clipping import (
     CANDIDATES,
     affine,
+    divergences,
+    entropy_range,
     errors,
     least_squares_range,
     min_max_range,
@@ -61,7 +63,12 @@ def test_every_range_contains_zero_and_stays_within_the_observed_one(
     histogram = histogram_of(data)
     low, high = min_max_range(histogram)
     assert low <= 0 <= high
-    for inner in percentile_range(histogram, share, symmetric), least_squares_range(histogram, symmetric):
+    ranges = (
+        percentile_range(histogram, share, symmetric),
+        least_squares_range(histogram, symmetric),
+        entropy_range(histogram, symmetric),
+    )
+    for inner in ranges:
         assert low <= inner[0] <= 0 <= inner[1] <= high
 
 
@@ -138,3 +145,30 @@ def test_percentile_is_accurate_to_one_bin() -> None:
     low, high = percentile_range(histogram, 99, False)
     assert low == pytest.approx(np.quantile(data, 0.01), abs=width)
     assert high == pytest.approx(np.quantile(data, 0.99), abs=width)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_what_has_no_more_bins_than_levels_is_kept_whole_by_entropy(symmetric: bool) -> None:
+    data = np.repeat(np.arange(1, 121), np.arange(1, 121)).astype(np.float32)
+    histogram = histogram_of(data)
+    assert entropy_range(histogram, symmetric) == min_max_range(histogram)
+    assert divergences(histogram, np.array([0.0]), np.array([120.0]), symmetric)[0] == pytest.approx(
+        0, abs=1e-12
+    )
+
+
+def test_entropy_gives_a_lone_outlier_up_and_spares_a_second_hump() -> None:
+    normal = np.abs(activations("normal"))
+    outlier = histogram_of(np.append(normal, np.float32(400)))
+    assert entropy_range(outlier, True)[1] < 40
+    hump = histogram_of(np.concatenate([normal, normal / 10 + np.float32(20)]))
+    assert entropy_range(hump, True)[1] > 20
+
+
+def test_divergence_is_that_of_the_distributions_written_out() -> None:
+    data = np.repeat(np.array([1, 2, 3, 4, 9], np.float32), [10, 2, 5, 5, 3])
+    # Every bin has levels of its own; the 9 is cut, counts with the 4 before and is missing afterwards.
+    before, after = np.array([10.0, 2, 5, 8]), np.array([10.0, 2, 5, 5])
+    got = divergences(histogram_of(data), np.array([0.0]), np.array([4.0]), False)[0]
+    p, q = before / before.sum(), after / before.sum()
+    assert got == pytest.approx(np.sum(p * np.log(p / q)), rel=1e-9)

@@ -91,7 +91,7 @@ def test_file_comes_back_and_is_the_same_every_time(tmp_path: Path, observe) -> 
     )
     assert list(loaded.histograms) == list(observations.histograms)
     for convention in (SYMMETRIC, ASYMMETRIC):
-        for method in ("minmax", "percentile", "mse"):
+        for method in ("minmax", "percentile", "entropy", "mse"):
             assert choose(loaded, method, convention) == choose(observations, method, convention)
 
 
@@ -190,7 +190,7 @@ def test_several_inputs(tmp_path: Path) -> None:
 
 def test_symmetric_has_no_zero_points_and_relu_none_in_uint8(tmp_path: Path) -> None:
     observations = collect(small_network(tmp_path / "net.onnx"), batches(images(16, (3, 32, 32))))
-    for method in ("minmax", "percentile", "mse"):
+    for method in ("minmax", "percentile", "entropy", "mse"):
         assert {chosen.zero_point for chosen in choose(observations, method, SYMMETRIC).values()} == {0}
         for name, chosen in choose(observations, method, ASYMMETRIC).items():
             assert 0 <= chosen.zero_point <= 255
@@ -201,8 +201,8 @@ def test_unknown_methods_and_percentiles_are_refused() -> None:
     histogram = Histogram()
     histogram.add(np.arange(4, dtype=np.float32))
     observations = Observations({"x": histogram}, 4, "", "")
-    with pytest.raises(ConfigError, match="entropy"):
-        choose(observations, "entropy", SYMMETRIC)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="use one of minmax, percentile, entropy"):
+        choose(observations, "kl", SYMMETRIC)  # type: ignore[arg-type]
     for share in (0.0, 50.0, 100.1):
         with pytest.raises(ConfigError, match="percentile"):
             choose(observations, "percentile", SYMMETRIC, share)

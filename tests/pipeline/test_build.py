@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -45,7 +46,7 @@ def test_a_build_hands_over_engines_models_and_a_report(small_build):
     assert [network.name for network in record.networks] == ["teacher", "student"]
     teacher, student = record.networks
     assert student.macs <= 0.5 * teacher.macs
-    assert all(gate.passed for gate in record.gates) and len(record.gates) == 2 * 2 + 2 * 5
+    assert all(gate.passed for gate in record.gates) and len(record.gates) == 2 * 2 + 2 * 5 + 2
     for result in record.results:
         engine = Engine.load(small_build / "out" / result.engine.path)
         assert dict(engine.files) == result.engine.sha256
@@ -71,6 +72,7 @@ def test_the_record_counts_every_test_image_once_for_every_variant(small_build):
         ("teacher int8", "baseline"),
         ("student fp32", "float twin"),
         ("student int8", "product"),
+        ("student mixed", "product"),
     }
 
 
@@ -147,28 +149,21 @@ def test_a_changed_quantizer_runs_what_depends_on_it_and_explain_says_so(project
 
 def test_thorough_quantization_tries_repairs_and_is_gated_by_the_original(project):
     session = edit(project, ("samples = 64\n\n#", 'samples = 64\neffort = "thorough"\n\n#'))
-    assert session.build().changed
     assert not [stage.name for stage in plan(session.request) if stage.name.startswith("observe")]
-    entries = session.run_only("quantize student any-onnxruntime")
-    trials = json.loads((entries["quantize student any-onnxruntime"].out / "trials.json").read_text())
-    assert len(trials) > 2 and {"recipe", "distance"} == set(trials[0])
-    record = load(project / "out" / "report.json")
-    gate = next(gate for gate in record.gates if gate.name == "quantize student any-onnxruntime")
-    assert gate.passed and gate.reference == "float ONNX"
+    entries = session.run_only("gate quantize student any-onnxruntime")
+    trials = json.loads((entries["quantize student any-onnxruntime"].out / "search.json").read_text())[
+        "trials"
+    ]
+    assert len(trials) > 2 and set(trials[0]) == {"recipe", "distance"}
+    gate = json.loads((entries["gate quantize student any-onnxruntime"].out / "gate.json").read_text())
+    assert gate["passed"] and gate["reference"] == "float ONNX"
 
 
-def test_mixed_bits_ship_beside_int8_and_smaller(project):
-    target = 'device = "any-onnxruntime"\n'
-    session = edit(
-        project,
-        (target, target + 'precisions = ["fp32", "int8", "mixed"]\n'),
-        ("# So little", "[quantize.mixed]\nbits = 5.0\n\n# So little"),
-    )
-    session.build()
-    record = load(project / "out" / "report.json")
+def test_mixed_bits_ship_beside_int8_and_smaller(small_build):
+    record = load(small_build / "out" / "report.json")
     target = next(target for target in record.targets if target.name == "any-onnxruntime")
     assert target.products == ["student int8", "student mixed"]
-    models = project / "out" / "models"
+    models = small_build / "out" / "models"
     packed = (models / "student-mixed-any-onnxruntime.packed").stat().st_size
     assert packed < (models / "student-int8-any-onnxruntime.onnx").stat().st_size
     assert json.loads((models / "student-mixed-any-onnxruntime.bits.json").read_text())["average_bits"] <= 5.0
@@ -202,7 +197,7 @@ def test_a_failing_gate_stops_the_build_and_leaves_a_reproduction(project):
         (('device = "any-onnxruntime"', 'device = "any-onxruntime"'), ConfigError, "no device"),
         (('toolchain = "openvino"', 'toolchain = "tensorrt"'), ConfigError, "no toolchain"),
         (
-            ('device = "any-onnxruntime"', 'device = "any-onnxruntime"\nprecisions = ["fp16"]'),
+            ('["fp32", "int8", "mixed"]', '["fp16", "int8", "mixed"]'),
             CapabilityError,
             "fp16",
         ),
@@ -315,7 +310,19 @@ device = "any-onnxruntime"
         Session(own / "build.toml").build()
 
 
-def make_foreign_onnx(path):
+def test_a_models_data_belong_to_its_key_wherever_they_lie(tmp_path):
+    (tmp_path / "build.toml").write_text(
+        '[project]\nname = "own"\n[data]\nkind = "fashion-mnist"\n[model]\nonnx = "own.onnx"\n'
+        '[[targets]]\ndevice = "any-onnxruntime"\n'
+    )
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "notes.txt").write_text("not the model's")
+    make_foreign_onnx(tmp_path / "own.onnx", "weights/own.bin")
+    (stage,) = (one for one in Session(tmp_path / "build.toml").stages() if one.name == "model")
+    assert dict(stage.beside) == {"weights/own.bin": tmp_path / "weights" / "own.bin"}
+
+
+def make_foreign_onnx(path, location="foreign.onnx.data"):
     rng = np.random.default_rng(0)
     tensors = {
         "w1": rng.normal(size=(8, 1, 3, 3)),
@@ -338,7 +345,7 @@ def make_foreign_onnx(path):
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in tensors.items()],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
-    onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=0)
+    onnx.save(model, path, save_as_external_data=True, location=location, size_threshold=0)
 
 
 def test_the_report_json_carries_the_settings_as_validated(small_build):
@@ -427,3 +434,45 @@ toolchain = "openvino"
         cached.cache_clear()
     decisions = {each.stage: each for each in Session(tmp_path / "build.toml", allow_code=True).explain()}
     assert decisions["data"].action == "run" and decisions["data"].reasons[0].startswith("code: ")
+
+
+def pays(project, otherwise):
+    return edit(project, ("[measure]", f'[pays]\nmargin = 100.0\notherwise = "{otherwise}"\n\n[measure]'))
+
+
+def test_an_engine_that_does_not_pay_gives_way_to_its_float_twin(project):
+    result = pays(project, "float").build()
+    assert result.ran == ["report"]
+    record = load(project / "out" / "report.json")
+    assert {product for target in record.targets for product in target.products} == {"student fp32"}
+    unmet = [each for each in record.requirements if each.kind == "pays"]
+    assert len(unmet) == 2 and not any(each.passed for each in unmet)
+    assert {each.role for each in record.results if each.variant == "student int8"} == {"set aside"}
+
+
+def test_a_build_that_demands_what_does_not_hold_stops_after_handing_everything_over(project):
+    session = pays(project, "stop")
+    for _ in range(2):
+        with pytest.raises(GateFailed, match="does not pay") as caught:
+            session.build()
+        assert caught.value.exit_code == 1
+    record = load(project / "out" / "report.json")
+    assert [each.demanded for each in record.requirements if each.kind == "pays"] == [True, True]
+
+
+def test_timings_that_are_not_stable_stop_a_build_that_demands_it(project):
+    session = edit(project, ("seconds = 0.2", 'seconds = 0.2\nmost_seconds = 0.01\nstable = "demand"'))
+    with pytest.raises(GateFailed, match="too few samples") as caught:
+        session.build()
+    left = json.loads(Path(caught.value.where).read_text())
+    assert left["variants"]["student int8"]["reasons"]
+
+
+def test_every_step_of_a_build_is_accounted_for(small_build):
+    record = load(small_build / "out" / "report.json")
+    steps = [(gain.step, gain.before, gain.after) for gain in record.gains[: len(record.gains) // 2]]
+    assert steps == [
+        ("slim and train student", "teacher fp32", "student fp32"),
+        ("quantize student", "student fp32", "student int8"),
+    ]
+    assert all(gain.seconds > 0 and gain.accuracy_interval for gain in record.gains)

@@ -81,7 +81,7 @@ def test_a_jetson_that_is_not_here_gets_its_model_alone(tmp_path):
 
 
 def test_a_jetson_without_a_host_is_refused_with_both_ways_out(tmp_path):
-    with pytest.raises(ToolchainMissing, match="tensorrt does not work here") as caught:
+    with pytest.raises(ToolchainMissing, match="tensorrt does not work") as caught:
         session(tmp_path, 'device = "jetson-orin-nano"').check()
     assert "engine = false" in str(caught.value) and "ssh://" in str(caught.value)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from targets.cpu import cpu_fingerprint, cpu_flags, cpu_limit, cpu_model
-from targets.environment import facts, state
+from targets.environment import facts, process_facts, state
 
 CPU = "sys/devices/system/cpu"
 
@@ -25,6 +25,8 @@ X86 = {
     "etc/os-release": 'NAME="Debian GNU/Linux"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n',
     "sys/fs/cgroup/cpu.stat": "nr_throttled 0\n",
     "sys/fs/cgroup/box/cpu.max": "150000 100000\n",
+    "sys/fs/cgroup/box/memory.max": "2147483648\n",
+    "sys/fs/cgroup/box/job/memory.max": "max\n",
     "sys/fs/cgroup/box/job/cpu.max": "max 100000\n",
     "sys/fs/cgroup/box/job/cpu.stat": "usage_usec 5\nnr_periods 9\nnr_throttled 7\n",
     f"{CPU}/online": "0-1,4\n",
@@ -61,6 +63,39 @@ ARM = {
     "sys/devices/platform/soc/soc:firmware/get_throttled": "50005\n",
 }
 
+# A Jetson Orin Nano with JetPack 6, in its 15 W mode, clocks not locked, once held back by its supply.
+JETSON = {
+    "etc/nv_tegra_release": "# R36 (release), REVISION: 3.0, GCID: 36923193, BOARD: generic, EABI: aarch64\n",
+    "etc/nvpmodel.conf": (
+        "< POWER_MODEL ID=0 NAME=15W >\nCPU_ONLINE CORE_0 1\n< POWER_MODEL ID=1 NAME=7W >\n"
+    ),
+    "var/lib/nvpmodel/status": "pmode:0000\nfmode:cool\n",
+    "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
+    "proc/uptime": "5321.18 30001.02\n",
+    "proc/pressure/cpu": "some avg10=0.00 avg60=0.10 avg300=0.05 total=81234567\n",
+    "proc/cpuinfo": (
+        "processor\t: 0\nFeatures\t: fp asimd asimddp\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n"
+    ),
+    f"{CPU}/online": "0-5\n",
+    f"{CPU}/cpu0/cpufreq/scaling_governor": "schedutil\n",
+    f"{CPU}/cpu0/cpufreq/scaling_min_freq": "729600\n",
+    f"{CPU}/cpu0/cpufreq/scaling_max_freq": "1510400\n",
+    f"{CPU}/cpu0/cpufreq/scaling_cur_freq": "1510400\n",
+    "sys/class/devfreq/17000000.gpu/min_freq": "306000000\n",
+    "sys/class/devfreq/17000000.gpu/max_freq": "624750000\n",
+    "sys/class/devfreq/17000000.gpu/cur_freq": "612000000\n",
+    "sys/class/devfreq/15340000.vic/cur_freq": "115200000\n",
+    "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
+    "sys/class/thermal/thermal_zone0/temp": "54312\n",
+    "sys/class/thermal/cooling_device0/type": "pwm-fan\n",
+    "sys/class/thermal/cooling_device0/cur_state": "3\n",
+    "sys/class/thermal/cooling_device1/type": "cpu-throttle-alert\n",
+    "sys/class/thermal/cooling_device1/cur_state": "1\n",
+    "sys/class/hwmon/hwmon2/name": "soctherm_oc\n",
+    "sys/class/hwmon/hwmon2/oc1_event_cnt": "0\n",
+    "sys/class/hwmon/hwmon2/oc3_event_cnt": "2\n",
+}
+
 
 def machine(root: Path, files: dict[str, str]) -> Path:
     for name, content in files.items():
@@ -73,6 +108,7 @@ def machine(root: Path, files: dict[str, str]) -> Path:
 def test_facts_of_an_x86_machine(tmp_path: Path) -> None:
     assert facts(machine(tmp_path, X86)) == {
         "cpu_model": "Intel(R) Xeon(R) Gold 6338 CPU @ 2.00GHz",
+        "cpu_flags": "avx2 avx512_vnni avx512f fma sse4_2",
         "cores": "3",
         "cpu_limit": "1.5",
         "smt": "off",
@@ -82,6 +118,7 @@ def test_facts_of_an_x86_machine(tmp_path: Path) -> None:
         "turbo": "off",
         "virtual_machine": "yes",
         "memory_mib": "15921",
+        "memory_limit_mib": "2048",
         "system": "Debian GNU/Linux 12 (bookworm)",
         "kernel": "6.8.0-45-generic",
     }
@@ -106,6 +143,7 @@ def test_an_arm_board(tmp_path: Path) -> None:
     assert facts(root) == {
         "board": "Raspberry Pi 5 Model B Rev 1.0",
         "cpu_model": "Arm implementer 0x41 part 0xd05 + 0xd0b",
+        "cpu_flags": "asimd asimddp",
         "cores": "4",
         "cpu_limit": "2.0",
         "governor": "ondemand",
@@ -117,6 +155,45 @@ def test_an_arm_board(tmp_path: Path) -> None:
         "firmware_throttled": "50005",
         "temperature_cpu-thermal_c": "61.9",
     }
+
+
+def test_a_jetson(tmp_path: Path) -> None:
+    root = machine(tmp_path, JETSON)
+    assert facts(root) == {
+        "board": "NVIDIA Jetson Orin Nano Developer Kit",
+        "cpu_model": "Arm implementer 0x41 part 0xd42",
+        "cpu_flags": "asimd asimddp",
+        "cores": "6",
+        "governor": "schedutil",
+        "l4t": "36.3.0",
+        "nvpmodel": "0 15W",
+        "jetson_clocks": "off",
+        "gpu_frequency_max_mhz": "624",
+    }
+    assert state(root) == {
+        "uptime_s": "5321.18",
+        "governor": "schedutil",
+        "frequency_mhz": "1510",
+        "cpu_pressure_us": "81234567",
+        "cooling_level": "1",
+        "gpu_frequency_mhz": "612",
+        "overcurrent_events": "2",
+        "temperature_cpu-thermal_c": "54.3",
+    }
+
+
+def test_jetson_clocks_leave_no_clock_any_room(tmp_path: Path) -> None:
+    locked = {
+        f"{CPU}/cpu0/cpufreq/scaling_min_freq": "1510400\n",
+        "sys/class/devfreq/17000000.gpu/min_freq": "624750000\n",
+    }
+    assert facts(machine(tmp_path, {**JETSON, **locked}))["jetson_clocks"] == "on"
+
+
+def test_the_process_says_what_steers_a_runtime() -> None:
+    found = process_facts({"OMP_NUM_THREADS": "1", "LD_PRELOAD": "libjemalloc.so", "HOME": "/root"})
+    assert found["$OMP_NUM_THREADS"] == "1" and found["$LD_PRELOAD"] == "libjemalloc.so"
+    assert "python" in found and not any("HOME" in name for name in found)
 
 
 def test_what_is_absent_is_left_out(tmp_path: Path) -> None:

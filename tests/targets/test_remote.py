@@ -97,7 +97,7 @@ def test_a_device_does_what_this_machine_does(device: Device, model: Path, tmp_p
         runner.infer({"z": x})
     runner.close()
 
-    timed = there.bench({"a b": engine, "c": engine}, {"x": x}, QUICK, tmp_path)
+    timed = there.bench({"a b": engine, "c": engine}, {"x": x}, QUICK)
     assert set(timed["variants"]) == {"a b", "c"}
     assert timed["variants"]["c"]["samples"] >= 8 and timed["environment"]["facts"]
 
@@ -378,14 +378,14 @@ from targets.remote.toolchain import RemoteToolchain
 from targets.timing import MeasureSettings
 from targets.toolchain import Engine
 
-url, engine, scratch = sys.argv[1:]
+url, engine = sys.argv[1:]
 def progress(what, share):
     print(what, flush=True)
 device = Device(Host.parse(url, sys.executable), progress)
 samples = {"x": np.zeros((2, 3, 12, 12), np.float32)}
 settings = MeasureSettings(warmup_min_s=0.01, min_s=100.0, max_s=200.0)
 engine = Engine.load(Path(engine))
-RemoteToolchain("onnxruntime", device).bench({"a": engine}, samples, settings, Path(scratch))
+RemoteToolchain("onnxruntime", device).bench({"a": engine}, samples, settings)
 """
 
 
@@ -396,7 +396,7 @@ def test_nothing_is_left_after_an_interruption(
     engine = compiled(RemoteToolchain("onnxruntime", device), model, tmp_path / "engine")
     device.close()
     child = subprocess.Popen(
-        [sys.executable, "-c", LONG_BENCH, server.url(), str(engine.folder), str(tmp_path)],
+        [sys.executable, "-c", LONG_BENCH, server.url(), str(engine.folder)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
