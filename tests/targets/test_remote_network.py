@@ -50,7 +50,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     subprocess.run(["ip", "netns", "add", NAMESPACE], check=True)
     server = None
     try:
-        inside("ip link set lo up")
+        # Packets of a real network: the limit of tc is below those of a loopback interface.
+        inside("ip link set lo mtu 1500 up")
         server = Server.start(tmp_path_factory.mktemp("sshd"), INSIDE)
         yield server
     finally:
@@ -70,10 +71,10 @@ def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]
 
 def drop(server: Server, what: str = "") -> None:
     """Lose packets to and from the device: all, or those that `what` matches."""
-    inside("nft add table inet link")
-    inside("nft add chain inet link all { type filter hook input priority 0 ; }")
+    inside("nft add table inet far")
+    inside("nft add chain inet far lossy { type filter hook input priority 0 ; }")
     for side in ("sport", "dport"):
-        inside(f"nft add rule inet link all tcp {side} {server.port} {what} drop")
+        inside(f"nft add rule inet far lossy tcp {side} {server.port} {what} drop")
 
 
 def device_of(server: Server, dead_s: float) -> Device:
@@ -103,7 +104,7 @@ def test_little_bandwidth_and_long_queues(server: Server, tmp_path: Path) -> Non
     """2 Mbit/s with a second of buffer: the upload takes far longer than a dead link would be given."""
     device = device_of(server, dead_s=3.0)
     device.push(file_of(tmp_path / "first", 10, 0))
-    inside("tc qdisc add dev lo root tbf rate 2mbit burst 64kbit latency 1000ms")
+    inside("tc qdisc add dev lo root tbf rate 2mbit burst 16kb latency 1000ms")
     path = file_of(tmp_path / "file", 1_500_000, 1)
     begun = time.monotonic()
     assert there(server, device.push(path)) == path.read_bytes()
@@ -123,7 +124,7 @@ def test_packets_are_lost(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_link_that_dies_in_mid_transfer_and_comes_back(server: Server, tmp_path: Path) -> None:
-    inside("tc qdisc add dev lo root tbf rate 4mbit burst 64kbit latency 200ms")
+    inside("tc qdisc add dev lo root tbf rate 4mbit burst 16kb latency 200ms")
     device = device_of(server, dead_s=2.0)
     path = file_of(tmp_path / "file", 2_000_000, 3)
     sent: list[str] = []
