@@ -138,7 +138,7 @@ def scene(source: ArraySource, whole: nn.Module, settings: Settings, task: int, 
     classes = TASKS[task]
     network = copy.deepcopy(whole)
     if task < 10:
-        with_head(network, classes, False, 10)
+        with_head(network, classes, False, 10, SHAPE)
     network.eval().requires_grad_(False)
     train = examples(source, classes, 0, TRAIN_TO)
     rng = np.random.default_rng(seed)

@@ -115,7 +115,7 @@ def examples(source: ArraySource, task: int, start: int, stop: int, count: int, 
 
 def repaired(task: int, share: float, seen: Examples) -> nn.Module:
     """The teacher with the task's head, cut to a share of its cost and refitted."""
-    whole = with_head(teacher(), TASKS[task], False, 10) if task < 10 else teacher()
+    whole = with_head(teacher(), TASKS[task], False, 10, SHAPE) if task < 10 else teacher()
     groups = find_groups(whole, SHAPE)
     shapes = find_shapes(whole, groups, SHAPE)
     budget = macs_budget(shapes, int(share * count_macs(whole, SHAPE)))

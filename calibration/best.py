@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from calibration.biases import give_biases
 from calibration.clipping import least_cost_range, least_squares_range
 from calibration.correct import Rounding, repair
 from calibration.equalize import equalize
+from calibration.external import write
 from calibration.graph import FloatGraph
 from calibration.load import load
 from calibration.observations import Observations
@@ -35,13 +35,9 @@ if TYPE_CHECKING:
 # Of so many batches the last one judges.
 JUDGED = 4
 # What is tried, in this order.
-CHANGES: tuple[dict[str, Any], ...] = (
-    {"equalized": False},
-    {"offset": False},
-    {"method": "mse"},
-    {"method": "minmax"},
-    {"rounding": "nearest"},
-)
+CHANGES: tuple[dict[str, Any], ...] = ({"equalized": False}, {"offset": False}, {"rounding": "nearest"})
+# Where gradients do not say which errors matter, ranges are tried, too.
+RANGES: tuple[dict[str, Any], ...] = ({"method": "minmax"}, {"method": "entropy"})
 # Calibration inputs on which layers are repaired: their activations are held in memory.
 REPAIRED = 64
 # Calibration inputs that run backward, to see how much errors matter.
@@ -115,20 +111,57 @@ def quantize_best(
     Raises:
         DataError: fewer than four batches; and as `ranges.collect` and `qdq.quantize` do.
     """
+    fitting, judging = divided(batches)
+    with TemporaryDirectory() as folder:
+        bench = _Bench(model, fitting, judging, convention, Path(folder), tuple(ignore), progress or _silent)
+        symmetric = convention.activations == "int8-symmetric"
+        tried = bench.search(Recipe(offset=symmetric))
+        best = min(tried, key=lambda trial: trial.distance).recipe
+        summary, quantized = bench.made[best]
+        write(quantized, out)
+        write(onnx.load(bench.floats[best.equalized, best.offset]), float_out)
+        return BestQuantization(summary, tuple(tried))
+
+
+def divided(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Divide calibration batches into those to fit with, and every fourth to judge by.
+
+    Raises:
+        DataError: fewer than four batches.
+    """
     if len(batches) < JUDGED:
         raise DataError(
             f"there are {len(batches)} batches of calibration data",
             mend=f"give at least {JUDGED}: every fourth one judges what is made of the others",
         )
-    with TemporaryDirectory() as folder:
-        bench = _Bench(model, batches, convention, Path(folder), tuple(ignore), progress or _silent)
-        symmetric = convention.activations == "int8-symmetric"
-        tried = bench.search(Recipe(offset=symmetric))
-        best = min(tried, key=lambda trial: trial.distance).recipe
-        summary, quantized = bench.made[best]
-        out.write_bytes(quantized)
-        float_out.write_bytes(bench.floats[best.equalized, best.offset].read_bytes())
-        return BestQuantization(summary, tuple(tried))
+    fitting = [batch for index, batch in enumerate(batches) if index % JUDGED != JUDGED - 1]
+    return fitting, list(batches[JUDGED - 1 :: JUDGED])
+
+
+def observed(
+    model: Path, batches: Sequence[Batch], progress: Callable[[str, int, int], None]
+) -> Observations:
+    """Observe ranges, and how much errors in each tensor matter if every operator has a gradient rule."""
+    count = sum(len(next(iter(batch.values()))) for batch in batches)
+    seen = collect(model, batches, lambda done: progress("observing ranges", done, count))
+    weighed = first(batches, WEIGHED)
+    count = sum(len(next(iter(batch.values()))) for batch in weighed)
+    try:
+        return weigh_values(model, seen, weighed, lambda done: progress("weighing errors", done, count))
+    except ModelError:
+        return seen
+
+
+def first(batches: Sequence[Batch], samples: int) -> list[Batch]:
+    """Return the first batches that hold at least so many inputs, or all."""
+    chosen: list[Batch] = []
+    held = 0
+    for batch in batches:
+        if held >= samples:
+            break
+        chosen.append(batch)
+        held += len(next(iter(batch.values())))
+    return chosen
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -140,7 +173,8 @@ class _Bench:
     """Makes and judges quantized models; nothing is computed twice."""
 
     model: Path
-    batches: Sequence[Batch]
+    fitting: list[Batch]
+    judging: list[Batch]
     convention: QuantizationConvention
     folder: Path
     ignore: tuple[str, ...]
@@ -148,16 +182,17 @@ class _Bench:
     floats: dict[tuple[bool, bool], Path] = field(default_factory=dict)
     observations: dict[tuple[bool, bool], Observations] = field(default_factory=dict)
     reference: Outputs = field(default_factory=dict)
-    made: dict[Recipe, tuple[QuantizationSummary, bytes]] = field(default_factory=dict)
+    made: dict[Recipe, tuple[QuantizationSummary, onnx.ModelProto]] = field(default_factory=dict)
 
     def search(self, start: Recipe) -> list[Trial]:
         """Vary one part of the recipe after the other; keep each change that brings the outputs closer."""
-        self.reference = simulate(load(self.model).model, self.judging())
+        self.reference = simulate(load(self.model).model, self.judging)
+        changes = CHANGES
         if not self.prepared(start.equalized, False)[1].importance:
-            start = replace(start, method="mse")
+            start, changes = replace(start, method="mse"), RANGES + CHANGES
         best = self.judge(start)
         trials = [best]
-        for change in CHANGES:
+        for change in changes:
             recipe = replace(best.recipe, **change)
             if recipe == best.recipe:
                 continue
@@ -165,16 +200,10 @@ class _Bench:
             best = min(best, trials[-1], key=lambda trial: trial.distance)
         return trials
 
-    def fitting(self) -> list[Batch]:
-        return [batch for index, batch in enumerate(self.batches) if index % JUDGED != JUDGED - 1]
-
-    def judging(self) -> list[Batch]:
-        return list(islice(self.batches, JUDGED - 1, None, JUDGED))
-
     def judge(self, recipe: Recipe) -> Trial:
         summary, quantized = self.make(recipe)
-        self.made[recipe] = summary, quantized.SerializeToString(deterministic=True)
-        return Trial(recipe, output_distance(self.reference, simulate(quantized, self.judging())))
+        self.made[recipe] = summary, quantized
+        return Trial(recipe, output_distance(self.reference, simulate(quantized, self.judging)))
 
     def make(self, recipe: Recipe) -> tuple[QuantizationSummary, onnx.ModelProto]:
         path, observations = self.prepared(recipe.equalized, recipe.offset)
@@ -186,7 +215,7 @@ class _Bench:
             quantized,
             summary.layers,
             self.convention.weight_bits,
-            _first(self.fitting(), REPAIRED),
+            first(self.fitting, REPAIRED),
             recipe.rounding,
             lambda done, total: self.progress(f"repairing: {recipe}", done, total),
         )
@@ -200,29 +229,14 @@ class _Bench:
             if offset:
                 self.move(*self.prepared(equalized, False), path)
             elif equalized:
-                equalize(self.model, self.fitting(), path)
+                equalize(self.model, self.fitting, path)
             else:
                 graph = load(self.model)
                 give_biases(graph)
                 _save(graph, path)
-            count = sum(len(next(iter(batch.values()))) for batch in self.fitting())
-            observations = collect(
-                path, self.fitting(), lambda seen: self.progress("observing ranges", seen, count)
-            )
-            self.observations[key] = self.weighed(path, observations)
+            self.observations[key] = observed(path, self.fitting, self.progress)
             self.floats[key] = path
         return self.floats[key], self.observations[key]
-
-    def weighed(self, path: Path, observations: Observations) -> Observations:
-        """Add how much errors in each tensor matter, if every operator has a gradient rule."""
-        batches = _first(self.fitting(), WEIGHED)
-        count = sum(len(next(iter(batch.values()))) for batch in batches)
-        try:
-            return weigh_values(
-                path, observations, batches, lambda seen: self.progress("weighing errors", seen, count)
-            )
-        except ModelError:
-            return observations
 
     def move(self, path: Path, observations: Observations, out: Path) -> None:
         """Write a float model whose tensors after ReLU are moved by half of their best range."""
@@ -238,16 +252,4 @@ class _Bench:
 
 
 def _save(graph: FloatGraph, path: Path) -> None:
-    path.write_bytes(graph.model.SerializeToString(deterministic=True))
-
-
-def _first(batches: Sequence[Batch], samples: int) -> list[Batch]:
-    """Return the first batches that hold at least so many inputs, or all."""
-    chosen: list[Batch] = []
-    held = 0
-    for batch in batches:
-        if held >= samples:
-            break
-        chosen.append(batch)
-        held += len(next(iter(batch.values())))
-    return chosen
+    write(graph.model, path)

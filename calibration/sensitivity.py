@@ -1,8 +1,10 @@
 """Which layers lose most by quantization, and how few of them have to stay in float.
 
 Sensitivity is measured by brute force: one layer after the other is the only one quantized. The cheap
-estimate compares each layer's output in the float and in the quantized model, in two runs altogether; how
-well it ranks the layers is reported with it, because that depends on the network.
+estimate takes one pass backward: what rounding and clipping the layer's input costs (`importance`) and what
+rounding its weights costs (`fisher`), both in nats. Where an operator has no gradient rule it compares the
+layer's output in the float and in the quantized model instead. How well it ranks the layers is reported with
+it, because that depends on the network.
 """
 
 from __future__ import annotations
@@ -15,13 +17,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
+from calibration.clipping import costs
+from calibration.fisher import responses
+from calibration.graph import FloatGraph, output_axis
 from calibration.load import load
 from calibration.observations import Observations
-from calibration.placement import place
+from calibration.placement import Placement, place
 from calibration.qdq import quantize
-from calibration.ranges import Batch, Method
+from calibration.ranges import Batch, Method, choose_one
 from calibration.simulate import output_distance, simulate
+from calibration.weights import quantize_weight
 from targets.errors import GateFailed
 
 if TYPE_CHECKING:
@@ -35,7 +42,8 @@ class Sensitivity:
     Args:
         node: name of the layer.
         measured: distance of the model's outputs when it alone is quantized, see `output_distance`.
-        estimated: noise power relative to signal power at its output, in the model quantized as a whole.
+        estimated: the same by gradients, in nats; without gradient rules noise power relative to signal power
+            at its output, in the model quantized as a whole.
     """
 
     node: str
@@ -63,21 +71,79 @@ def measure_sensitivities(
     """
     graph = load(model)
     reference = simulate(graph.model, batches)
-    nodes = [layer.node for layer in place(graph, convention.quantize_residual_inputs).layers]
+    estimates = estimate_sensitivities(model, observations, convention, batches, method)
     every = [node.name for node in graph.nodes if node.op_type != "Pad"]
     found = []
     with TemporaryDirectory() as folder:
         out = Path(folder) / "quantized.onnx"
-        quantize(model, observations, convention, out, method)
-        noise = _noise(graph.model, onnx.load(out), [node.output[0] for node in nodes], batches)
-        for index, node in enumerate(nodes):
-            others = [name for name in every if name != node.name]
+        for name, estimated in estimates.items():
+            others = [other for other in every if other != name]
             quantize(model, observations, convention, out, method, others)
             distance = output_distance(reference, simulate(onnx.load(out), batches))
-            found.append(Sensitivity(node.name, distance, noise[node.output[0]]))
+            found.append(Sensitivity(name, distance, estimated))
             if progress is not None:
-                progress(index + 1, len(nodes))
+                progress(len(found), len(estimates))
     return tuple(sorted(found, key=lambda item: -item.measured))
+
+
+def estimate_sensitivities(
+    model: Path,
+    observations: Observations,
+    convention: QuantizationConvention,
+    batches: Sequence[Batch],
+    method: Method = "mse",
+) -> dict[str, float]:
+    """Estimate what every layer loses by quantization, in graph order, without quantizing them one by one.
+
+    Args:
+        model, convention, batches, method: as for `measure_sensitivities`.
+        observations: weighed (`ranges.weigh_values`) for estimates in nats, see `Sensitivity`.
+    """
+    graph = load(model)
+    placement = place(graph, convention.quantize_residual_inputs)
+    if not observations.importance:
+        with TemporaryDirectory() as folder:
+            out = Path(folder) / "quantized.onnx"
+            quantize(model, observations, convention, out, method)
+            outputs = {layer.node.output[0]: layer.node.name for layer in placement.layers}
+            noise = _noise(graph.model, onnx.load(out), list(outputs), batches)
+        return {name: noise[output] for output, name in outputs.items()}
+    sources = {
+        name: _activation_cost(observations, group, convention, method)
+        for members, group in placement.groups.items()
+        for name in members
+    }
+    weights = responses(graph, _weight_errors(graph, placement, convention.weight_bits), batches)
+    return {
+        layer.node.name: sources[layer.source] + 0.5 * float(weights[layer.node.name].sum())
+        for layer in placement.layers
+    }
+
+
+def _activation_cost(
+    observations: Observations, sources: Sequence[str], convention: QuantizationConvention, method: Method
+) -> float:
+    """Return what quantizing a group of tensors costs, in nats."""
+    importance = observations.importance_of(sources)
+    if importance is None or not importance.weights.any():
+        return 0.0
+    chosen = choose_one(observations.of(sources), method, convention, importance=importance)
+    symmetric = convention.activations == "int8-symmetric"
+    ends = (-128, 127) if symmetric else (0, 255)
+    low, high = (np.array([(end - chosen.zero_point) * chosen.scale]) for end in ends)
+    return float(costs(importance, -high if symmetric else low, high, symmetric)[0])
+
+
+def _weight_errors(graph: FloatGraph, placement: Placement, bits: int) -> dict[str, NDArray[np.float32]]:
+    """Return what rounding to the nearest level adds to the weights of each layer."""
+    errors = {}
+    for layer in placement.layers:
+        weight = np.asarray(graph.constant(layer.node.input[1]), np.float32)
+        axis = output_axis(layer.node)
+        rounded = quantize_weight(weight, axis, bits)
+        shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
+        errors[layer.node.name] = rounded.values * rounded.scale.reshape(shape) - weight
+    return errors
 
 
 def rank_agreement(first: Iterable[float], second: Iterable[float]) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pipeline.verbs.bundles import keys, release, selftest, verify
 from pipeline.verbs.options import NUMBERS, SIZE, TIME
 from targets.errors import ConfigError, EdgewrightError
 
@@ -215,12 +216,12 @@ def store() -> None:
     """
 
 
-@store.command()
+@store.command("verify")
 @click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
 @click.option("--remove", is_flag=True, help="Delete what is damaged; the next build makes it again.")
 @ALLOW_CODE
 @AS_JSON
-def verify(build_file: Path, remove: bool, allow_code: bool, as_json: bool) -> None:
+def store_verify(build_file: Path, remove: bool, allow_code: bool, as_json: bool) -> None:
     """Read all of BUILD_FILE's store again and compare it with its digests; exit code 1 if something differs.
 
     Example: edgewright store verify examples/footwear/build.toml
@@ -479,19 +480,25 @@ def compile(  # the verb's name; the builtin is not used here
 @click.option("--inputs", type=click.Path(path_type=Path), help=".npz with one array [N, …] an input.")
 @click.option("--samples", default=200, show_default=True, help="At least so many of each engine.")
 @click.option("--seconds", default=2.0, show_default=True, help="At least so long, all engines together.")
+@click.option("--apart", is_flag=True, help="Each engine in a process of its own.")
 @AS_JSON
 def bench(
-    engines: tuple[Path, ...], inputs: Path | None, samples: int, seconds: float, as_json: bool
+    engines: tuple[Path, ...],
+    inputs: Path | None,
+    samples: int,
+    seconds: float,
+    apart: bool,
+    as_json: bool,
 ) -> None:
-    """Time ENGINES against each other, interleaved, in one process.
+    """Time ENGINES against each other, interleaved, and judge whether the timings can be trusted.
 
     Example: edgewright bench out/engines/x86-avx2-openvino/*
     """
     from pipeline.verbs.standalone import bench_engines
     from pipeline.verbs.summary import timings_document, timings_text
 
-    timings = bench_engines(list(engines), inputs, samples, seconds)
-    click.echo(json.dumps(timings_document(timings), indent=1) if as_json else timings_text(timings))
+    benched = bench_engines(list(engines), inputs, samples, seconds, apart)
+    click.echo(json.dumps(timings_document(benched), indent=1) if as_json else timings_text(benched))
 
 
 @main.command()
@@ -577,11 +584,24 @@ def compare(
 @click.argument("record", type=click.Path(path_type=Path), default="out/report.json")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; default: where the record lies.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of report.json instead.")
-def report(record: Path, out: Path | None, schema: bool) -> None:
+@click.option(
+    "--trend",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Plot the series of builds whose records lie in this folder instead.",
+)
+def report(record: Path, out: Path | None, schema: bool, trend: Path | None) -> None:
     """Render a build's record, report.json, as HTML and Markdown.
 
     Example: edgewright report out/report.json --out page
     """
+    if trend:
+        from importlib.metadata import version
+
+        from pipeline.report import render_trend
+
+        render_trend(trend, out or trend, version("edgewright"))
+        click.echo(f"wrote {(out or trend) / 'trend.html'}")
+        return
     from pipeline.record import Record
 
     if schema:
@@ -592,6 +612,10 @@ def report(record: Path, out: Path | None, schema: bool) -> None:
     folder = out or record.parent
     render(load(record), folder)
     click.echo(f"wrote {folder / 'report.html'}")
+
+
+for verb in (release, verify, selftest, keys):
+    main.add_command(verb)
 
 
 if __name__ == "__main__":

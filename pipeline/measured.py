@@ -168,9 +168,20 @@ class TriageBlock(Part):
     swapped: Fraction = Field(description="accuracy right after")
     local: Fraction | None = Field(default=None, description="accuracy after training the new layer alone")
     global_: Fraction | None = Field(default=None, alias="global", description="after training everything")
-    epochs_to_99: float | None = Field(default=None, description="until 99 % of the uncut accuracy")
+    by_labels: Fraction | None = Field(default=None, description="that, trained by labels")
+    by_teacher: Fraction | None = Field(default=None, description="that, against the uncut network")
+    epochs_to_99: float | None = Field(default=None, description="until 99 % of where that ended")
     latency_change_ms: float | None = None
     parameters_change: int
+    macs_change: int = 0
+
+
+class TriagePair(Part):
+    """Two blocks replaced together: losses seldom add up."""
+
+    blocks: tuple[str, str]
+    measured: Fraction = Field(description="accuracy with both replaced")
+    added: Fraction = Field(description="what adding up the two losses would have come to")
 
 
 class Triage(Part):
@@ -180,6 +191,7 @@ class Triage(Part):
     split: str = Field(description="what accuracies were measured on")
     target: str | None = Field(default=None, description="whose milliseconds they are")
     blocks: list[TriageBlock]
+    pairs: list[TriagePair] = []
     notes: list[str] = []
 
 
@@ -190,6 +202,8 @@ class LayerPaths(Part):
     channels: int
     sizes: list[int] = Field(description="critical channels of each class")
     exclusiveness: list[list[Fraction]] = Field(description="class × class; 1: no channel in common")
+    critical: list[list[int]] = Field(default=[], description="channels on each class's path, from 0")
+    share: Fraction = Field(default=1.0, description="of what the layer does for a class that its path holds")
 
 
 class Paths(Part):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,24 +114,41 @@ def save_weights(network: nn.Module, path: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
 
 
-def find_head(network: nn.Module, classes: int) -> tuple[str, nn.Linear]:
-    """The last linear layer, which must give one logit a class.
+def find_head(network: nn.Module, classes: int, input_shape: Sequence[int]) -> tuple[str, nn.Linear]:
+    """The linear layer that runs last, which must give one logit a class.
+
+    Args:
+        network: takes one tensor.
+        classes: how many it should tell apart.
+        input_shape: batch included.
 
     Raises:
         ModelError: there is none, or it has another number of outputs.
     """
-    linear = [(name, part) for name, part in network.named_modules() if isinstance(part, nn.Linear)]
-    if not linear or linear[-1][1].out_features != classes:
-        found = f"{linear[-1][1].out_features} outputs" if linear else "no linear layer"
+    ran: list[tuple[str, nn.Linear]] = []
+    handles = [
+        part.register_forward_hook(lambda part, *_, name=name: ran.append((name, part)))
+        for name, part in network.named_modules()
+        if isinstance(part, nn.Linear)
+    ]
+    try:
+        _run(network, input_shape)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not ran or ran[-1][1].out_features != classes:
+        found = f"{ran[-1][1].out_features} outputs" if ran else "no linear layer"
         raise ModelError(
             f"the network's last linear layer should give {classes} logits, one a class; found {found}",
             where="model.factory",
             mend="use a classifier of the data's classes; for data without labels correct data.classes",
         )
-    return linear[-1]
+    return ran[-1]
 
 
-def with_head(network: nn.Module, wanted: tuple[int, ...], other: bool, classes: int) -> nn.Module:
+def with_head(
+    network: nn.Module, wanted: tuple[int, ...], other: bool, classes: int, input_shape: Sequence[int]
+) -> nn.Module:
     """Replace the classifier's head by the task's: rows of the wanted classes, their mean complement last.
 
     Args:
@@ -139,11 +156,15 @@ def with_head(network: nn.Module, wanted: tuple[int, ...], other: bool, classes:
         wanted: labels kept, in output order.
         other: add an output for everything else, starting from the mean of the rows that go.
         classes: logits the network gives now.
+        input_shape: batch included.
 
     Returns:
         the network.
+
+    Raises:
+        ModelError: the logits do not come from one linear layer alone.
     """
-    name, head = find_head(network, classes)
+    name, head = find_head(network, classes, input_shape)
     rest = [label for label in range(classes) if label not in wanted]
     fresh = nn.Linear(head.in_features, len(wanted) + other, bias=head.bias is not None)
     with torch.no_grad():
@@ -153,4 +174,33 @@ def with_head(network: nn.Module, wanted: tuple[int, ...], other: bool, classes:
                 new.copy_(torch.cat(rows))
     parent, _, leaf = name.rpartition(".")
     setattr(network.get_submodule(parent), leaf, fresh)
+    _check_logits(network, name, (input_shape[0], len(wanted) + other), input_shape)
     return network
+
+
+def _check_logits(
+    network: nn.Module, head: str, expected: tuple[int, ...], input_shape: Sequence[int]
+) -> None:
+    try:
+        given = tuple(_run(network, input_shape).shape)
+    except RuntimeError:
+        given = ()
+    if given != expected:
+        raise ModelError(
+            f"the network's logits do not come from its last linear layer {head!r} alone: "
+            f"with a head of {expected[1]} outputs there it does not give as many",
+            where="model.factory",
+            mend="use a network whose forward returns what one linear layer gives",
+        )
+
+
+def _run(network: nn.Module, input_shape: Sequence[int]) -> Tensor:
+    """What a network gives for zeros, in evaluation mode."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            given: Tensor = network(torch.zeros(tuple(input_shape)))
+    finally:
+        network.train(training)
+    return given

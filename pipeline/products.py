@@ -90,7 +90,7 @@ def resolve_targets(settings: Settings, folder: Path) -> list[BuildTarget]:
         own = device.name if device.name.endswith(toolchain) else f"{device.name}-{toolchain}"
         name = section.name or own
         here = section.host is None
-        native = native_precision(toolchain, cpu_flags(), capability.precisions) if here else "fp32"
+        native = native_precision(toolchain, cpu_flags()) if here else "fp32"
         found.append(BuildTarget(name, section, device, capability, toolchain, native))
     _refuse_doubles([target.name for target in found])
     return found
@@ -131,7 +131,7 @@ def variants_of(settings: Settings, target: BuildTarget) -> list[Variant]:
     precisions = list(dict.fromkeys(target.section.precisions))
     floats: list[str] = [precision for precision in precisions if precision not in QUANTIZED] or ["fp32"]
     quantized = [precision for precision in QUANTIZED if precision in precisions]
-    if quantized and target.native not in floats:
+    if quantized and target.native != "fp32" and target.native not in floats:
         floats.append(target.native)
     ordered = floats + quantized
     first, *rest = networks_of(settings)
@@ -160,6 +160,12 @@ def timed_target(settings: Settings, targets: Sequence[BuildTarget]) -> BuildTar
         where="student.target",
         mend=f"choose from: {', '.join(target.name for target in targets)}",
     )
+
+
+def may_ship(settings: Settings, variant: Variant) -> bool:
+    """Whether a variant ships, or would in the place of a product that does not pay."""
+    stands_by = settings.pays.otherwise == "float" and variant.role == "float twin"
+    return variant.role == "product" or stands_by
 
 
 def product_precision(settings: Settings, target: BuildTarget) -> str:
@@ -197,6 +203,11 @@ def engine_path(target: BuildTarget, variant: Variant) -> str:
     return f"engines/{target.name}/{variant.network}-{variant.precision}"
 
 
+def golden_path(target: BuildTarget, variant: Variant) -> str:
+    """Where real inputs and expected outputs of a product are handed over, below the output folder."""
+    return f"golden/{target.name}/{variant.network}-{variant.precision}"
+
+
 def published(settings: Settings, targets: Sequence[BuildTarget]) -> dict[str, Ref]:
     """What a build hands over: path below the output folder → artefact."""
     found = {f"report.{kind}": Ref("report", f"report.{kind}") for kind in ("html", "json", "md")}
@@ -209,6 +220,9 @@ def published(settings: Settings, targets: Sequence[BuildTarget]) -> dict[str, R
         for variant in variants_of(settings, target):
             found[onnx_path(target, variant)] = Ref(onnx_stage(target, variant), "model.onnx")
             found[engine_path(target, variant)] = Ref(f"compile {target.name} {variant.name}", "engine")
+            if may_ship(settings, variant):
+                golden = Ref(f"golden {target.name} {variant.name}", "golden")
+                found[golden_path(target, variant)] = golden
             if variant.precision == "mixed":
                 path, stage = onnx_path(target, variant).removesuffix(".onnx"), mixed(target, variant.network)
                 found[f"{path}.packed"] = Ref(stage, "model.packed")

@@ -137,7 +137,7 @@ class Run:
                 name: self.entries[ref.stage].digest(ref.artefact) for name, ref in stage.inputs.items()
             },
             "files": {name: outside_digest(path) for name, path in stage.files.items()},
-            "beside": {path.name: _stat_line(path) for path in stage.beside},
+            "beside": {name: _stat_line(path) for name, path in stage.beside.items()},
             "tools": tool_versions(stage.tools),
             "device": dict(stage.fingerprint),
         } | ({"processes": stage.processes} if stage.processes > 1 else {})

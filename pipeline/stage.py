@@ -38,8 +38,8 @@ class Stage:
         function: "module:function", called with a `Context`.
         inputs: name inside the stage → artefact of an earlier stage.
         files: name inside the stage → file or folder outside the store; part of the key.
-        beside: further files the function may read, such as a model's external data; their sizes and dates
-            are part of the key.
+        beside: further files the function reads, such as a model's external data, by what they are called
+            there; their sizes and dates are part of the key.
         settings: JSON values; all of them are part of the key.
         tools: distributions whose versions are part of the key.
         fingerprint: of the device an engine is built or measured on.
@@ -53,7 +53,7 @@ class Stage:
     function: str
     inputs: Mapping[str, Ref] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
-    beside: tuple[Path, ...] = ()
+    beside: Mapping[str, Path] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     tools: tuple[str, ...] = ()
     fingerprint: Mapping[str, str] = field(default_factory=dict)

@@ -62,6 +62,18 @@ class GateFailed(EdgewrightError):
     exit_code = 1
 
 
+class BundleError(EdgewrightError):
+    """A bundle or key that is not to be trusted: changed, cut short, signed by somebody else."""
+
+    exit_code = 1
+
+
+class ReleaseRefused(EdgewrightError):
+    """A build that is not fit for release, and nobody said to release it all the same."""
+
+    exit_code = 1
+
+
 class ToolchainMissing(EdgewrightError):
     """A package or program this build needs is not installed."""
 

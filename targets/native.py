@@ -13,20 +13,17 @@ DEFAULTS: dict[str, tuple[tuple[str, frozenset[str]], ...]] = {
         ("fp16", frozenset({"asimdhp"})),
     ),
 }
-# TensorRT builds half precision wherever the graph lets it; its float twin is fp16 on every device with it.
-HALF = frozenset({"tensorrt", "tensorrt-rtx"})
 
 
-def native_precision(toolchain: str, flags: Collection[str], offered: Collection[str] = ()) -> str:
+def native_precision(toolchain: str, flags: Collection[str]) -> str:
     """Return "bf16", "fp16" or "fp32".
+
+    TensorRT has no default of its own: it computes in the types of the graph.
 
     Args:
         toolchain: its name.
         flags: of the CPU, as Linux names them.
-        offered: precisions of the device with that toolchain.
     """
-    if toolchain in HALF:
-        return "fp16" if "fp16" in offered else "fp32"
     for precision, any_of in DEFAULTS.get(toolchain, ()):
         if any_of & set(flags):
             return precision

@@ -112,8 +112,7 @@ class OpenVino:
         _check_precision(core, engine.options.precision, engine.device)
         if json.loads((engine.folder / MADE_ON_FILE).read_text(encoding="utf-8")) == self.fingerprint():
             return OpenVinoRunner(engine, _import_blob(core, engine), from_blob=True)
-        network = _guarded("cannot read the engine", engine.folder, core.read_model, engine.folder / IR_FILE)
-        return OpenVinoRunner(engine, _compile(core, network, engine.options, engine.folder), from_blob=False)
+        return OpenVinoRunner(engine, _recompiled(engine, engine.options), from_blob=False)
 
     def flags(self, options: EngineOptions) -> dict[str, str]:
         """Return every property a model is compiled with."""
@@ -127,9 +126,7 @@ class OpenVino:
         """
         streams = {"NUM_STREAMS": str(requests), "INFERENCE_NUM_THREADS": str(requests)}
         options = replace(engine.options, raw={**engine.options.raw, **streams})
-        core = open_core()
-        network = _guarded("cannot read the engine", engine.folder, core.read_model, engine.folder / IR_FILE)
-        compiled = _compile(core, network, options, engine.folder)
+        compiled = _recompiled(engine, options)
         queue = _openvino().AsyncInferQueue(compiled, requests)
         how = f"{compiled.get_property('NUM_STREAMS')} streams, asynchronous requests"
         return QueuedLoad(queue, engine.inputs, requests, how)
@@ -143,13 +140,21 @@ class OpenVino:
             runs: medians are over so many.
         """
         counting = replace(engine.options, raw={**engine.options.raw, "PERF_COUNT": "YES"})
-        runner = self.open(replace(engine, options=counting))
+        # A blob was compiled without counters.
+        runner = OpenVinoRunner(engine, _recompiled(engine, counting), from_blob=False)
         times: dict[tuple[str, str], list[float]] = {}
         for number in range(WARM + runs):
             runner.infer(inputs[number % len(inputs)])
             for name, kind, milliseconds in runner.operators() if number >= WARM else ():
                 times.setdefault((name, kind), []).append(milliseconds)
         return medians(times)
+
+
+def _recompiled(engine: Engine, options: EngineOptions) -> Any:
+    """Compile an engine's IR again, with other options than its blob has or on another CPU."""
+    core = open_core()
+    network = _guarded("cannot read the engine", engine.folder, core.read_model, engine.folder / IR_FILE)
+    return _compile(core, network, options, engine.folder)
 
 
 class OpenVinoRunner:

@@ -1,25 +1,25 @@
-"""Post-training INT8 in both conventions: ours against ONNX Runtime's, on three ImageNet networks.
+"""Post-training INT8 in both conventions: ours against ONNX Runtime's and NNCF's, on three ImageNet networks.
 
     python -m benchmarks.quantization --images FOLDER [--cache FOLDER] [--networks A B] [--methods …]
 
-Every finished cell is a line of OUT.jsonl; a second call goes on where the first one stopped. OUT.json,
-OUT.md and OUT.svg are written from all lines.
+Every method runs in a process of its own. Every finished cell is a line of OUT.jsonl; a second call goes on
+where the first one stopped. OUT.json, OUT.md and OUT.svg are written from all lines.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
-import time
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.quantization.child import run_method
 from benchmarks.quantization.images import HELP, Images, load_images
-from benchmarks.quantization.measure import logits, quality
+from benchmarks.quantization.measure import as_written, logits, quality
 from benchmarks.quantization.methods import METHODS
 from benchmarks.quantization.networks import NETWORKS, Network, float_model
 from benchmarks.quantization.report import write_report
@@ -41,7 +41,8 @@ def main() -> None:
         images = load_images(arguments.images, network, arguments.cache)
         reference = logits(float_model(network, arguments.cache), images.evaluation, optimised=True)
         for method, convention in wanted:
-            cell = run_cell(network, method, convention, images, reference, arguments.cache)
+            python = arguments.peer_python if METHODS[method].peer else Path(sys.executable)
+            cell = run_cell(python, network, method, convention, images, reference, arguments.cache)
             done.append(cell)
             with lines.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(cell) + "\n")
@@ -52,6 +53,7 @@ def main() -> None:
 
 
 def run_cell(
+    python: Path,
     network: Network,
     method: str,
     convention: str,
@@ -62,6 +64,7 @@ def run_cell(
     """Quantize a network one way and measure it on images used neither for calibration nor for choice.
 
     Args:
+        python: interpreter that has what the method needs.
         network: of `NETWORKS`.
         method: of `METHODS`.
         convention: "u8" or "s8".
@@ -69,12 +72,9 @@ def run_cell(
         reference: logits of the float model on the evaluation images.
         cache: folder of the models.
     """
-    out = cache / f"{network.name}.{method.replace(' ', '-')}.{convention}.onnx"
-    started = time.perf_counter(), time.process_time()
-    details = METHODS[method].run(float_model(network, cache), images.calibration, convention, out)
-    wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
-    written = quality(reference, logits(out, images.evaluation), images.labels)
-    deployed = quality(reference, logits(out, images.evaluation, optimised=True), images.labels)
+    out = cache / f"{network.name}.{method.replace(' ', '-')}.{convention}"
+    made = run_method(python, cache, network.name, method, convention, 8, out)
+    written = quality(reference, as_written(Path(made.pop("path")), images.evaluation), images.labels)
     return {
         "network": network.name,
         "method": method,
@@ -83,14 +83,9 @@ def run_cell(
         "top1": written.top1,
         "kl": written.kl,
         "agreement": written.agreement,
-        "onnxruntime_kl": deployed.kl,
-        "onnxruntime_top1": deployed.top1,
         "calibration_images": len(images.calibration),
         "evaluation_images": len(images.evaluation),
-        "seconds": wall,
-        "cpu_seconds": cpu,
-        "peak_mib_so_far": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        **details,
+        **made,
     }
 
 
@@ -99,6 +94,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, required=True, help=HELP)
     parser.add_argument(
         "--cache", type=Path, default=CACHE, help="where the packages' files lie and models go"
+    )
+    parser.add_argument(
+        "--peer-python", type=Path, default=Path(sys.executable), help="interpreter with NNCF"
     )
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))

@@ -10,6 +10,8 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from calibration.simulate import simulate
+
 Array = NDArray[np.float32]
 BATCH = 10
 
@@ -51,6 +53,28 @@ def logits(model: Path | onnx.ModelProto, images: Array, optimised: bool = False
     name = session.get_inputs()[0].name
     parts = [session.run(None, {name: images[i : i + BATCH]})[0] for i in range(0, len(images), BATCH)]
     return np.concatenate(parts)
+
+
+def as_written(model: Path, images: Array) -> Array:
+    """Run images through a quantized model in float, whatever integer kernels the CPU has.
+
+    Args:
+        model: QDQ model in ONNX, or OpenVINO's .xml with fake quantization.
+        images: float32 [N, 3, H, W].
+
+    Returns:
+        float32 [N, classes].
+    """
+    batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+    if model.suffix == ".onnx":
+        outputs = simulate(onnx.load(model), ({"input": batch} for batch in batches))
+        return np.asarray(next(iter(outputs.values())), np.float32)
+    import openvino
+
+    # Without low-precision transformations fake quantization computes in float.
+    properties = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
+    compiled = openvino.Core().compile_model(str(model), "CPU", properties)
+    return np.concatenate([compiled(batch)[0] for batch in batches])
 
 
 def quality(reference: Array, got: Array, labels: NDArray[np.int64]) -> Quality:

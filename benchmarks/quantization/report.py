@@ -13,10 +13,11 @@ CONVENTIONS = {"u8": "u8 asymmetric", "s8": "int8 symmetric"}
 
 def write_report(cells: list[dict[str, Any]], out: Path) -> None:
     """Write OUT.json, OUT.md and OUT.svg from the finished cells."""
+    packages = ("edgewright", "numpy", "onnx", "onnxruntime", "openvino")
     document = {
         "cells": cells,
         "machine": {"processor": platform.processor() or platform.machine(), "system": platform.platform()},
-        "versions": {name: version(name) for name in ("edgewright", "numpy", "onnx", "onnxruntime")},
+        "versions": {name: version(name) for name in packages},
     }
     out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     out.with_suffix(".md").write_text(markdown(cells), encoding="utf-8")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -45,6 +47,18 @@ class StandIn(nn.Sequential):
 
 
 Replaced = Mapping[str, OneLayer]
+
+
+def save_replaced(replaced: Replaced, path: Path) -> None:
+    """Write as JSON: name of a block → what stands in for it."""
+    document = {name: layer.model_dump() for name, layer in replaced.items()}
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def load_replaced(path: Path) -> dict[str, OneLayer]:
+    """Read what `save_replaced` wrote."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return {name: OneLayer.model_validate(layer) for name, layer in document.items()}
 
 
 def replace_blocks(network: nn.Module, replaced: Replaced) -> nn.Module:

@@ -141,7 +141,7 @@ def distilling(
     Raises:
         ModelError: hints are wanted, but no stage of the two networks has one size.
     """
-    read = Tap(find_head(student, len(wanted) + other)[0], given=True)
+    read = Tap(find_head(student, len(wanted) + other, images[:1].shape)[0], given=True)
     pairs = _pairs(student, teacher, images) if settings.hints else []
     with (
         watch(student.eval(), [read, *(own for own, _ in pairs)]) as mine,

@@ -200,15 +200,26 @@ def time_models(
             x = describe(read_model(model)).inputs[0]
             draw = np.random.default_rng(0)
             given = [{x.name: draw.normal(size=x.shape).astype(np.float32)} for _ in range(INPUTS)]
-            runners[name] = _runner(model, given, target, Path(folder, str(number)))
+            runners[name] = open_engine(model, given, target, Path(folder, str(number)))
             opened.callback(runners[name].close)
             inputs[name] = given
         return compare(runners, inputs, settings)
 
 
-def _runner(
+def open_engine(
     model: Path, given: Sequence[dict[str, NDArray[np.float32]]], target: LayerTarget, folder: Path
 ) -> Runner:
+    """Build a float model for the target and open it.
+
+    Args:
+        model: an ONNX file.
+        given: inputs int8 is calibrated on; ranges do not matter to time, so the least and greatest value do.
+        target: where, and in what precision.
+        folder: for what is written on the way; made here if need be.
+
+    Raises:
+        ModelError: the runtime refuses the model.
+    """
     engine = folder / "engine"
     engine.mkdir(parents=True)
     if target.options.precision == "int8":

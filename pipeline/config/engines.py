@@ -54,10 +54,21 @@ class QuantizeSection(Section):
     effort: Literal["plain", "thorough"] = Field(
         default="plain", description="ranges alone, or also repairs: each is tried, and kept if it helps"
     )
-    method: Literal["minmax", "percentile", "mse"] = Field(default="mse", description="of ranges, if plain")
+    method: Literal["minmax", "percentile", "entropy", "mse"] = Field(
+        default="mse", description="of ranges, if plain"
+    )
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     ignore: list[str] = Field(default=[], description="nodes or operator types that stay in float")
+    max_drop: Annotated[float, Field(gt=0, lt=100)] | None = Field(
+        default=None,
+        description="percent of answers INT8 may change; the fewest layers stay float for it",
+    )
     mixed: MixedSection | None = Field(default=None, description='for targets whose precisions have "mixed"')
+
+    @property
+    def searches(self) -> bool:
+        """Whether each convention is searched for on its own, instead of written from shared ranges."""
+        return self.effort == "thorough" or self.max_drop is not None
 
 
 class TargetSection(Section):
@@ -154,4 +165,17 @@ class ReportSection(Section):
     licence: str = Field(default="", description="of the data; fashion-mnist knows its own")
     examples: Annotated[int, Field(ge=0, le=16)] = Field(
         default=4, description="images shown of each of the most frequent confusions; 0 keeps test images out"
+    )
+
+
+class ReleaseSection(Section):
+    """What a release says and promises besides what was built."""
+
+    licence: str = Field(default="", description="of the model, as SPDX has it, or in words")
+    publisher: str = Field(default="", description='who releases it, as in "Name <mail@example.com>"')
+    latency_margin: Annotated[float, Field(ge=1)] = Field(
+        default=1.25, description="promised latency, over the upper end of the median's interval"
+    )
+    widest_interval: Annotated[float, Field(gt=0)] = Field(
+        default=0.1, description="of a median, as a share of it; beyond it a measurement is unstable"
     )

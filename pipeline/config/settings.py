@@ -14,6 +14,7 @@ from pipeline.config.engines import (
     MeasureSection,
     PaysSection,
     QuantizeSection,
+    ReleaseSection,
     ReportSection,
     TargetSection,
 )
@@ -39,6 +40,7 @@ class Settings(Section):
     compare: CompareSection = CompareSection()
     gates: GatesSection = GatesSection()
     report: ReportSection = ReportSection()
+    release: ReleaseSection = ReleaseSection()
 
     @model_validator(mode="after")
     def _together(self) -> Settings:

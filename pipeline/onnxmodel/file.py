@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pipeline.onnxmodel.tensors import all_graphs, all_tensors, load_external_data, stored_bytes
+from pipeline.onnxmodel.tensors import all_graphs, all_tensors, data_name, load_external_data, stored_bytes
 from targets.errors import ModelError
 from targets.tensors import one_line
 from targets.toolchain import TensorSpec
@@ -68,6 +68,19 @@ def read_model(path: Path, *, max_bytes: int = MAX_BYTES) -> onnx.ModelProto:
     except (onnx.checker.ValidationError, ValueError) as error:
         raise _unreadable(path, f"the ONNX checker refuses the model: {one_line(error)}") from error
     return model
+
+
+def data_files(path: Path) -> dict[str, Path]:
+    """The files a model's tensors lie in, as the model calls them; those that are missing are left out.
+
+    Nothing is checked: of a file that is no model there are none.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, google.protobuf.message.DecodeError):
+        return {}
+    names = sorted({name for tensor in all_tensors(model) if (name := data_name(tensor))})
+    return {name: path.parent / name for name in names if (path.parent / name).is_file()}
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:

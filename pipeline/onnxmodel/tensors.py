@@ -72,6 +72,11 @@ def load_external_data(model: onnx.ModelProto, path: Path, max_bytes: int) -> No
         tensor.ClearField("data_location")
 
 
+def data_name(tensor: onnx.TensorProto) -> str:
+    """What a tensor calls the file it lies in; "" for one that lies in the model itself."""
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
 def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
     for node in nodes:
         for attribute in node.attribute:
@@ -82,7 +87,7 @@ def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorP
 
 def _read(tensor: onnx.TensorProto, path: Path) -> bytes:
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    file = _locate(entries.get("location", ""), tensor, path)
+    file = _locate(data_name(tensor), tensor, path)
     offset, length = _number(entries, "offset", tensor, path), _byte_count(tensor, path)
     if file.stat().st_size < offset + length:
         raise ModelError(

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from pipeline.onnxmodel.file import read_model, write_model
 from pipeline.onnxmodel.session import OnnxSession
-from pipeline.parity.metrics import relative_l2
 from pipeline.parity.sides import Compiled, Failure
 from pipeline.parity.taps import cut, dequantized, float_tensors, tapped
 from targets.batches import Infer, Tensors, batch_size, batches, sample_count
 from targets.errors import EdgewrightError
+from targets.metrics import relative_l2
 
 if TYPE_CHECKING:
     import torch

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.parity.metrics import UNBOUNDED, badness, measure
 from pipeline.parity.sides import Failure, Side
 from pipeline.parity.thresholds import Thresholds
 from pipeline.record import Gate, GateCheck
 from targets.batches import Tensors, sample_count
 from targets.errors import EdgewrightError, GateFailed, ModelError
+from targets.metrics import UNBOUNDED, badness, measure
 
 WORST_PER_METRIC = 2  # samples a repro folder keeps for each failing metric
 

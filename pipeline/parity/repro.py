@@ -13,9 +13,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.onnxmodel.file import read_model, write_model
-from pipeline.parity import metrics
 from pipeline.parity.divergence import Divergence, Piece
 from pipeline.parity.sides import Compiled, Failure
+from targets import metrics
 from targets.batches import Tensors, sample_count
 
 DESCRIPTION = "gate.json"

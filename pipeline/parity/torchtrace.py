@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from pipeline.parity.metrics import relative_l2
 from pipeline.parity.taps import float_tensors
+from targets.metrics import relative_l2
 
 # Relative L2; two runtimes differ by rounding, some 1e-6 an operator.
 SAME = 1e-4

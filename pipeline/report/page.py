@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.measured import Paths, Triage
 from pipeline.record import Record, Structure
 from pipeline.report.document import check, to_json
 from targets.errors import StoreError
@@ -68,11 +69,11 @@ def render_scores(structure: Structure, project: str, edgewright_version: str, f
     _write(folder, {"scores.html": page})
 
 
-def render_paths(paths: Mapping[str, Any], project: str, edgewright_version: str, folder: Path) -> None:
+def render_paths(paths: Paths, project: str, edgewright_version: str, folder: Path) -> None:
     """Write paths.html: critical paths of a network's classes.
 
     Args:
-        paths: paths.json.
+        paths: all that is shown.
         project: name of the build the network belongs to.
         edgewright_version: of the program that scored.
         folder: where the file goes; made when missing.
@@ -82,16 +83,20 @@ def render_paths(paths: Mapping[str, Any], project: str, edgewright_version: str
     """
     from pipeline.report.paths import view
 
-    context = {"paths": view(paths), "project": project, "edgewright_version": edgewright_version}
+    context = {
+        "paths": view(paths),
+        "project": project,
+        "edgewright_version": edgewright_version,
+    }
     page = _environment().get_template("paths.html.j2").render(context)
     _write(folder, {"paths.html": page})
 
 
-def render_triage(triage: Mapping[str, Any], project: str, edgewright_version: str, folder: Path) -> None:
+def render_triage(triage: Triage, project: str, edgewright_version: str, folder: Path) -> None:
     """Write triage.html: what became of a network when one of its blocks was replaced.
 
     Args:
-        triage: triage.json.
+        triage: all that is shown.
         project: name of the build the network belongs to.
         edgewright_version: of the program that tried it.
         folder: where the file goes; made when missing.
@@ -101,9 +106,31 @@ def render_triage(triage: Mapping[str, Any], project: str, edgewright_version: s
     """
     from pipeline.report.triage import view
 
-    context = {"triage": view(triage), "project": project, "edgewright_version": edgewright_version}
+    context = {
+        "triage": view(triage),
+        "project": project,
+        "edgewright_version": edgewright_version,
+    }
     page = _environment().get_template("triage.html.j2").render(context)
     _write(folder, {"triage.html": page})
+
+
+def render_trend(folder: Path, out: Path, edgewright_version: str) -> None:
+    """Write trend.html: a series of builds.
+
+    Args:
+        folder: holds their records.
+        out: where the file goes; made when missing.
+        edgewright_version: of the program that draws.
+
+    Raises:
+        ConfigError: the records make no series.
+        StoreError: the folder cannot be written.
+    """
+    from pipeline.report.trend import view
+
+    context = {"trend": view(folder), "version": edgewright_version}
+    _write(out, {"trend.html": _environment().get_template("trend.html.j2").render(context)})
 
 
 def _environment() -> Environment:
@@ -127,7 +154,19 @@ def markdown(text: object) -> str:
 
 
 def _context(record: Record) -> dict[str, Any]:
-    from pipeline.report import provenance, results, scores, structure, timing
+    from pipeline.report import (
+        beside,
+        gains,
+        judgements,
+        layers,
+        paths,
+        provenance,
+        results,
+        scores,
+        structure,
+        timing,
+        triage,
+    )
     from pipeline.report.wording import wording
 
     targets = results.all_targets(record)
@@ -136,6 +175,11 @@ def _context(record: Record) -> dict[str, Any]:
         "words": wording(record.data.labels),
         "targets": targets,
         "plots": {target.anchor: target.tradeoff() for target in targets},
+        "judgements": judgements.lines(record),
+        "beside": {target.anchor: beside.table(target) for target in targets},
+        "gains": {target.anchor: gains.rows(record, target.target.name) for target in targets},
+        "layer_times": {target.anchor: layers.tables(target) for target in targets},
+        "bits": {target.anchor: layers.bits(target) for target in targets},
         "timings": {target.anchor: timing.timings(target) for target in targets},
         "recalls": {target.anchor: scores.recalls(target) for target in targets},
         "confusions": {
@@ -146,6 +190,8 @@ def _context(record: Record) -> dict[str, Any]:
         "networks": provenance.networks(record),
         "structure": record.structure
         and structure.view(record.structure, [network.name for network in record.networks]),
+        "paths": record.paths and paths.view(record.paths),
+        "triage": record.triage and triage.view(record.triage),
         "gates": provenance.gate_rows(record.gates),
         "gate_columns": [provenance.METRICS[metric][0] for metric in provenance.metric_columns(record.gates)],
         "gate_summary": provenance.gate_summary(record.gates),

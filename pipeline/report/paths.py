@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from pipeline.measured import LayerPaths, Paths
 from pipeline.report.numbers import percent
 from pipeline.report.scores import DEEPEST_SHADE
 from pipeline.report.structure import Strip, strip
@@ -30,7 +29,7 @@ class ClassPath:
 
 
 @dataclass(frozen=True)
-class LayerPaths:
+class LayerView:
     """One layer; `apart` is the mean exclusiveness of two classes in percent."""
 
     layer: str
@@ -47,36 +46,30 @@ class PathsView:
 
     classes: list[str]
     words: str
-    layers: list[LayerPaths]
+    layers: list[LayerView]
 
 
-def view(paths: Mapping[str, Any]) -> PathsView:
-    """Return critical paths as a page shows them.
-
-    Args:
-        paths: paths.json.
-    """
-    return PathsView(
-        paths["classes"], paths["words"], [_layer(paths["classes"], layer) for layer in paths["layers"]]
-    )
+def view(paths: Paths) -> PathsView:
+    """Return critical paths as a page shows them."""
+    return PathsView(paths.classes, paths.words, [_layer(paths.classes, layer) for layer in paths.layers])
 
 
-def _layer(classes: list[str], layer: Mapping[str, Any]) -> LayerPaths:
+def _layer(classes: list[str], layer: LayerPaths) -> LayerView:
     pairs = max(len(classes) * (len(classes) - 1), 1)
-    apart = sum(map(sum, layer["exclusiveness"])) / pairs
+    apart = sum(map(sum, layer.exclusiveness)) / pairs
     rows = [
         ClassPath(
             label=label,
-            size=layer["sizes"][place],
-            strip=strip(layer["channels"], layer["critical"][place], f"channels on the path of {label}"),
-            cells=[_shade(value) for value in layer["exclusiveness"][place]],
+            size=layer.sizes[place],
+            strip=strip(layer.channels, layer.critical[place], f"channels on the path of {label}"),
+            cells=[_shade(value) for value in layer.exclusiveness[place]],
         )
         for place, label in enumerate(classes)
     ]
-    return LayerPaths(
-        layer=layer["layer"],
-        channels=layer["channels"],
-        share=percent(layer["share"]),
+    return LayerView(
+        layer=layer.layer,
+        channels=layer.channels,
+        share=percent(layer.share),
         apart=percent(apart),
         length=round(100 * apart, 2),
         rows=rows,

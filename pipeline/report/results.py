@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipeline.measured import Speedup
 from pipeline.record import Record, Result, Target
 from pipeline.report.canvas import Mark, Naming
-from pipeline.report.numbers import Measured, Unit, byte_unit, count_unit, measured, measured_column
+from pipeline.report.numbers import Measured, Unit, byte_unit, count_unit, measured, measured_column, percent
 from pipeline.report.tradeoff import Point, tradeoff
 from pipeline.report.wording import Wording, wording
 
@@ -23,6 +23,7 @@ class Comparison:
         verdict: `kind` in words.
         baseline: the other variant.
         ratio: baseline time / own time.
+        unseen: of a tie, the least difference that would have been found, where the record says it.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class Comparison:
     verdict: str
     baseline: str
     ratio: Measured
+    unseen: str = ""
 
     @property
     def words(self) -> str:
@@ -98,7 +100,9 @@ def compare(speedup: Speedup) -> Comparison:
     elif high < 1:
         kind, symbol, verdict = "loss", "▼", "slower"
     ratio = measured(speedup.ratio, low, high, apart_from=None if kind == "tie" else 1.0)
-    return Comparison(kind, symbol, verdict, speedup.baseline, ratio)
+    smallest = speedup.smallest_difference
+    unseen = f"{percent(smallest)} %" if kind == "tie" and smallest is not None else ""
+    return Comparison(kind, symbol, verdict, speedup.baseline, ratio, unseen)
 
 
 def marks_of(record: Record) -> dict[str, Mark]:

@@ -159,7 +159,7 @@ def budget_line(budget: Budget) -> BudgetLine:
 def spoken(channels: Sequence[int]) -> str:
     """Return rising numbers in words, runs as ranges: "0, 3–5"."""
     return ", ".join(
-        f"{first}–{first + length - 1}" if length > 1 else str(first) for first, length in _runs(channels)
+        f"{first}–{first + length - 1}" if length > 1 else str(first) for first, length in runs(channels)
     )
 
 
@@ -171,7 +171,7 @@ def strip(width: int, channels: Sequence[int], what: str) -> Strip:
         channels: those to be drawn, rising.
         what: is said of them, behind "3 of 16".
     """
-    path = "".join(f"M{first} 0h{length}v1h-{length}z" for first, length in _runs(channels))
+    path = "".join(f"M{first} 0h{length}v1h-{length}z" for first, length in runs(channels))
     words = f"{len(channels)} of {width} {what}, counted from 0: {spoken(channels)}"
     return Strip(width, path, words)
 
@@ -202,7 +202,7 @@ def _row(group: ChannelGroup, kept: KeptChannels, widest: int) -> GroupRow:
     )
 
 
-def _runs(channels: Sequence[int]) -> list[tuple[int, int]]:
+def runs(channels: Sequence[int]) -> list[tuple[int, int]]:
     """Runs of neighbours among rising numbers: first and length of each."""
     grouped = groupby(enumerate(channels), key=lambda item: item[1] - item[0])
     runs = [[channel for _, channel in run] for _, run in grouped]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.measured import Latency
 from pipeline.report.canvas import Naming
-from pipeline.report.numbers import percent, significant
+from pipeline.report.numbers import NOTHING, percent, significant
 from pipeline.report.results import TargetResults, Variant
 from pipeline.report.spread import spread
 
@@ -31,8 +31,9 @@ class Timing:
     max_ms: str
     variation_percent: str
     warmup_s: str
-    load_ms: str
-    first_inference_ms: str
+    verdict: str
+    stable: bool
+    reasons: list[str]
 
 
 def timings(results: TargetResults) -> list[Timing]:
@@ -56,8 +57,9 @@ def _timing(variant: Variant, name: str, target: str) -> Timing:
         max_ms=significant(latency.max_ms),
         variation_percent=percent(latency.coefficient_of_variation),
         warmup_s=significant(latency.warmup_s, 2),
-        load_ms=significant(latency.load_ms),
-        first_inference_ms=significant(latency.first_inference_ms),
+        verdict=latency.verdict or NOTHING,
+        stable=latency.verdict in (None, "stable"),
+        reasons=latency.reasons,
     )
 
 

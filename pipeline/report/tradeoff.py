@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.record import Result
 from pipeline.report.canvas import (
     FAINT,
+    INK,
     MARKERS,
     SERIES,
     Mark,
@@ -53,6 +54,7 @@ def tradeoff(points: Sequence[Point], naming: Naming, score: str) -> str:
         axes = figure.add_subplot()
         frame(axes)
         axes.grid(True, color=FAINT, linewidth=0.7)
+        _draw_front(axes, points)
         for point in points:
             _draw_point(axes, point)
         axes.set_xlabel("Median latency, ms   (left is faster)")
@@ -63,6 +65,25 @@ def tradeoff(points: Sequence[Point], naming: Naming, score: str) -> str:
         axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
         _place_labels(figure, axes, points)
         return element(figure, naming)
+
+
+def _draw_front(axes: Axes, points: Sequence[Point]) -> None:
+    """Join the points that no other is both faster and better than."""
+    front = sorted(
+        (point.result.latency.median_ms, 100 * point.result.accuracy.top1)
+        for point in points
+        if not any(_dominates(other, point) for other in points)
+    )
+    axes.plot(*zip(*front, strict=True), color=INK, linewidth=1.2, linestyle=(0, (4, 3)), alpha=0.6, zorder=1)
+
+
+def _dominates(one: Point, other: Point) -> bool:
+    faster = one.result.latency.median_ms <= other.result.latency.median_ms
+    better = one.result.accuracy.top1 >= other.result.accuracy.top1
+    same = one.result.latency.median_ms == other.result.latency.median_ms and (
+        one.result.accuracy.top1 == other.result.accuracy.top1
+    )
+    return faster and better and not same
 
 
 def _draw_point(axes: Axes, point: Point) -> None:

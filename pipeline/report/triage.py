@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
-from pipeline.report.numbers import percent
+from pipeline.measured import Triage, TriageBlock
+from pipeline.report.numbers import NOTHING, percent
 
 
 @dataclass(frozen=True)
@@ -55,43 +54,41 @@ class TriageView:
     notes: list[str]
 
 
-def view(triage: Mapping[str, Any]) -> TriageView:
-    """Return triage as a page shows it.
-
-    Args:
-        triage: triage.json.
-    """
-    grouped = groupby(triage["blocks"], key=lambda row: row["block"])
+def view(triage: Triage) -> TriageView:
+    """Return triage as a page shows it."""
+    grouped = groupby(triage.blocks, key=lambda row: row.block)
     return TriageView(
-        accuracy=percent(triage["accuracy"]),
-        split=triage["split"],
-        target=triage["target"],
+        accuracy=percent(triage.accuracy),
+        split=triage.split,
+        target=triage.target,
         blocks=[_block(list(rows)) for _, rows in grouped],
         pairs=[
-            PairRow(" and ".join(pair["blocks"]), percent(pair["measured"]), percent(pair["added"]))
-            for pair in triage["pairs"]
+            PairRow(" and ".join(pair.blocks), percent(pair.measured), percent(pair.added))
+            for pair in triage.pairs
         ],
-        notes=triage["notes"],
+        notes=triage.notes,
     )
 
 
-def _block(rows: list[Mapping[str, Any]]) -> BlockRow:
+def _block(rows: list[TriageBlock]) -> BlockRow:
     first = rows[0]
-    change = first["latency_change_ms"]
+    change = first.latency_change_ms
     return BlockRow(
-        block=first["block"],
-        replaced_by=first["replaced_by"],
-        milliseconds="–" if change is None else f"{change:+.3f}",
-        parameters=f"{first['parameters_change']:+,}",
-        macs=f"{first['macs_change']:+,}",
+        block=first.block,
+        replaced_by=first.replaced_by,
+        milliseconds=NOTHING if change is None else f"{change:+.3f}",
+        parameters=f"{first.parameters_change:+,}",
+        macs=f"{first.macs_change:+,}",
         attempts=[_attempt(row) for row in rows],
     )
 
 
-def _attempt(row: Mapping[str, Any]) -> Attempt:
-    swapped, local, labels, teacher = (
-        percent(row[name]) for name in ("swapped", "local", "by_labels", "by_teacher")
+def _attempt(row: TriageBlock) -> Attempt:
+    return Attempt(
+        start=row.initialisation,
+        swapped=percent(row.swapped),
+        local=percent(row.local),
+        by_labels=percent(row.by_labels),
+        by_teacher=percent(row.by_teacher),
+        epochs=NOTHING if row.epochs_to_99 is None else f"{row.epochs_to_99:g}",
     )
-    epochs = row["epochs_to_99"]
-    told = "–" if epochs is None else f"{epochs}"
-    return Attempt(row["initialisation"], swapped, local, labels, teacher, told)

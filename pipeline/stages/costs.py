@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from calibration.qdq import quantize
-from calibration.ranges import collect
 from pipeline.compress.allocation import width_levels
 from pipeline.compress.groups import find_groups
 from pipeline.compress.latency import Anchor
-from pipeline.compress.layer_timing import LayerTarget, measure_table
+from pipeline.compress.layer_timing import LayerTarget, measure_table, open_engine
 from pipeline.compress.shapes import find_shapes
 from pipeline.compress.structure import cut
 from pipeline.export import export
@@ -98,18 +96,7 @@ def build_runner(
 ) -> Runner:
     """A network built for the target the way a build does it."""
     folder.mkdir()
-    raw, simple, ready = (folder / f"{name}.onnx" for name in ("raw", "simple", "int8"))
+    raw, simple = folder / "raw.onnx", folder / "simple.onnx"
     export(network, shape, raw, exporter="legacy", opset=17, dynamic_batch=False)
     simplify(raw, simple)
-    if target.options.precision == "int8":
-        assert target.convention is not None
-        quantize(simple, collect(simple, _batches(images)), target.convention, ready)
-    engine = folder / "engine"
-    engine.mkdir()
-    model = ready if target.options.precision == "int8" else simple
-    return target.toolchain.open(target.toolchain.compile(model, target.device, target.options, engine))
-
-
-def _batches(images: NDArray[np.float32]) -> Iterator[dict[str, NDArray[Any]]]:
-    for image in images:
-        yield {INPUT: image[None]}
+    return open_engine(simple, [{INPUT: image[None]} for image in images], target, folder)

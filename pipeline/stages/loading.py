@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from pipeline.compress.blocks import replace_blocks
-from pipeline.compress.depth import Depth
+from pipeline.compress.blocks import load_replaced, replace_blocks
 from pipeline.compress.structure import Plan, apply
 from pipeline.fit import Examples
 from pipeline.network import build_network, fill, load_weights, with_head
@@ -55,7 +54,7 @@ def load_uncut(model: Mapping[str, Any], inputs: Mapping[str, Path]) -> nn.Modul
 
     Args:
         model: factory and arguments.
-        inputs: artefacts by name: the teacher's weights and task.json; with depth, shallow and depth.json.
+        inputs: artefacts by name: the teacher's weights and task.json; with depth, shallow and replaced.json.
     """
     if "shallow" not in inputs:
         return load_network(model, inputs, weights="teacher", headed=True)
@@ -65,11 +64,11 @@ def load_uncut(model: Mapping[str, Any], inputs: Mapping[str, Path]) -> nn.Modul
 
 
 def fresh_uncut(model: Mapping[str, Any], inputs: Mapping[str, Path]) -> nn.Module:
-    """Its structure with weights of no account; artefacts: task.json and, with depth, depth.json."""
+    """Its structure with weights of no account; artefacts: task.json and, with depth, replaced.json."""
     network = fresh(model).eval()
     give_head(network, inputs)
-    if "depth" in inputs:
-        replace_blocks(network, Depth.load(inputs["depth"]).replaced).eval()
+    if "replaced" in inputs:
+        replace_blocks(network, load_replaced(inputs["replaced"])).eval()
     return network
 
 
@@ -113,6 +112,6 @@ def fresh(model: Mapping[str, Any]) -> nn.Module:
 
 
 def give_head(network: nn.Module, inputs: Mapping[str, Path]) -> None:
-    """Replace a classifier's head by the task's."""
+    """Replace a classifier's head by the task's; artefacts: task.json, facts.json."""
     task = Task.load(inputs["task"])
-    with_head(network, task.wanted, task.other, len(task.known))
+    with_head(network, task.wanted, task.other, len(task.known), input_shape(inputs["facts"]))

@@ -109,7 +109,6 @@ def _cut_and_repaired(context: Context, train: Examples) -> nn.Module:
 def _check_fits(network: nn.Module, context: Context) -> None:
     """The network must take the data's images and know its classes."""
     classes = json.loads(context.inputs["facts"].read_text(encoding="utf-8"))["classes"]
-    find_head(network, len(classes))
     shape = input_shape(context.inputs["facts"])
     try:
         count_macs(network, shape)
@@ -119,6 +118,7 @@ def _check_fits(network: nn.Module, context: Context) -> None:
             where="model.factory",
             mend="check model.arguments, data.resize and data.layout",
         ) from error
+    find_head(network, len(classes), shape)
 
 
 def _keep(

@@ -80,6 +80,8 @@ def assemble(settings: Mapping[str, Any], artefacts: Artefacts) -> Record:
             "task": _task(artefacts),
             "networks": [_network(name, build, artefacts) for name in networks],
             "structure": _structure(settings, results, artefacts),
+            "paths": artefacts("paths", "paths.json"),
+            "triage": artefacts("triage", "triage.json"),
             "targets": [
                 _target(target, results[target["name"]], settings["labels"], artefacts)
                 for target in settings["targets"]
@@ -219,9 +221,13 @@ def _planned_bits(variant: Mapping[str, Any], artefacts: Artefacts) -> dict[str,
     plan = artefacts(variant["onnx_stage"], "bits.json")
     if plan is None:
         return {}
+    made = artefacts(variant["onnx_stage"], "mixed.json")
+    forms = {each["node"]: {"form": each["form"], "reason": each["reason"]} for each in made["forms"]}
     return {
         "bits": [
-            {("layer" if key == "node" else key): layer[key] for key in layer} for layer in plan["layers"]
+            {("layer" if key == "node" else key): layer[key] for key in layer}
+            | forms.get(layer["node"], {"form": "container"})
+            for layer in plan["layers"]
         ]
     }
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 
 from pipeline.compress.allocation import make_plan
+from pipeline.compress.blocks import load_replaced
 from pipeline.compress.budget import Budget
 from pipeline.compress.cost import count_macs, count_parameters, macs, parameters, weight_bytes
-from pipeline.compress.depth import Depth
 from pipeline.compress.evidence import Evidence
 from pipeline.compress.groups import find_groups, survey
 from pipeline.compress.importance import rank
@@ -61,8 +61,7 @@ def decide(context: Context) -> None:
         alignment=settings["alignment"],
         minimum=settings["minimum"],
     )
-    depth = context.inputs.get("depth")
-    replaced = Depth.load(depth).replaced if depth else {}
+    replaced = load_replaced(context.inputs["replaced"]) if "replaced" in context.inputs else {}
     plan.model_copy(update={"replaced": replaced}).save(context.out / "plan.json")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pipeline.compress.blocks import OneLayer, find_blocks
+from pipeline.compress.blocks import OneLayer, find_blocks, save_replaced
 from pipeline.compress.depth import Depth, choose_depth
 from pipeline.compress.scatter import Batches
 from pipeline.compress.triage import Study, Triage, Verdict, by_price, swap, triage
@@ -93,7 +93,7 @@ def describe(context: Context) -> None:
 
 
 def choose(context: Context) -> None:
-    """Replace what may be replaced. Artefacts: depth.json, weights.safetensors."""
+    """Replace what may be replaced. Artefacts: depth.json, replaced.json, weights.safetensors."""
     settings = context.settings
     network = load_network(settings["model"], context.inputs, weights="teacher", headed=True)
     trial, times = (_read(context.inputs[name]) for name in ("trial", "times"))
@@ -109,6 +109,8 @@ def choose(context: Context) -> None:
         seed=settings["seed"],
     )
     depth.save(context.out / "depth.json")
+    # By itself, so that timings of the structure outlast another training.
+    save_replaced(depth.replaced, context.out / "replaced.json")
     save_weights(shallow, context.out / "weights.safetensors")
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.measured import Paths
 from pipeline.report import render_paths
 from pipeline.report.numbers import percent
 from pipeline.run import Listener
@@ -108,7 +109,8 @@ def write_paths(found: Traced, folder: Path) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
-    render_paths(found.paths, found.project, importlib.metadata.version("edgewright"), folder)
+    paths = Paths.model_validate(found.paths)
+    render_paths(paths, found.project, importlib.metadata.version("edgewright"), folder)
     with explained(folder):
         for name, file in found.files.items():
             part = folder / f".{name}.part"

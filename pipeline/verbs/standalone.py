@@ -20,12 +20,15 @@ from pipeline.session import Session
 from pipeline.stages.data import read_preprocess
 from pipeline.stages.engines import score_engine
 from pipeline.task import Task
+from targets import environment
+from targets.apart import Apart
 from targets.capability import load_device
 from targets.checks import check_model, check_request, refused
 from targets.errors import ConfigError, DataError
-from targets.measure import MeasureSettings, Timing, compare
+from targets.measure import MeasureSettings, Timing, compare_turns, timed
 from targets.tensors import sample_inputs
-from targets.toolchain import Engine, EngineOptions, load_toolchain
+from targets.toolchain import Engine, EngineOptions, Runner, load_toolchain
+from targets.verdict import Judgement, judge
 
 RANDOM_INPUTS = 8
 
@@ -75,25 +78,46 @@ def compile_model(
 
 
 def bench_engines(
-    folders: Sequence[Path], inputs: Path | None, samples: int, seconds: float
-) -> dict[str, Timing]:
-    """Time engines against each other, interleaved.
+    folders: Sequence[Path], inputs: Path | None, samples: int, seconds: float, apart: bool = False
+) -> Benched:
+    """Time engines against each other, interleaved, and judge the timings.
 
     Args:
         folders: of engines; they may be of different toolchains.
         inputs: .npz with one array [N, …] for every input; None for random ones.
         samples: at least so many of each.
         seconds: at least so long, all together.
+        apart: each engine in a process of its own.
     """
     engines = {str(folder): Engine.load(folder) for folder in folders}
-    runners = {name: load_toolchain(engine.toolchain).open(engine) for name, engine in engines.items()}
+    given = {name: engine_inputs(engine, inputs) for name, engine in engines.items()}
+    settings = MeasureSettings(min_samples=samples, min_s=seconds, max_s=max(60.0, 4 * seconds))
+    opened: dict[str, Apart | Runner] = {}
+    before = environment.state()
     try:
-        given = {name: engine_inputs(engine, inputs) for name, engine in engines.items()}
-        settings = MeasureSettings(min_samples=samples, min_s=seconds, max_s=max(60.0, 4 * seconds))
-        return compare(runners, given, settings)
+        for name, engine in engines.items():
+            tool = load_toolchain(engine.toolchain)
+            opened[name] = Apart(engine.folder, given[name]) if apart else tool.open(engine)
+        turns = {
+            name: each.turn if isinstance(each, Apart) else timed(each.infer, given[name])
+            for name, each in opened.items()
+        }
+        timings = compare_turns(turns, settings)
     finally:
-        for runner in runners.values():
-            runner.close()
+        for each in opened.values():
+            each.close()
+    after = environment.state()
+    return Benched(
+        timings, {name: judge(timing, before, after, settings) for name, timing in timings.items()}
+    )
+
+
+@dataclass(frozen=True)
+class Benched:
+    """Timings of engines, and whether they can be trusted."""
+
+    timings: dict[str, Timing]
+    judgements: dict[str, Judgement]
 
 
 @dataclass(frozen=True)

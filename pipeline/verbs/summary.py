@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from pipeline.run import Decision
     from pipeline.session import BuildResult
     from pipeline.toolchains.install import Plan
-    from pipeline.verbs.standalone import Evaluation
-    from targets.measure import Timing
+    from pipeline.verbs.standalone import Benched, Evaluation
     from targets.toolchain import Engine
 
 ACTIONS = {"run": "run  ", "reuse": "reuse", "wait": "wait "}
@@ -96,21 +95,26 @@ def engine_text(engine: Engine) -> str:
     return "\n".join(lines)
 
 
-def timings_document(timings: Mapping[str, Timing]) -> dict[str, Any]:
-    """Timings as JSON values."""
-    return {name: asdict(timing) for name, timing in timings.items()}
+def timings_document(benched: Benched) -> dict[str, Any]:
+    """Timings and their verdicts as JSON values."""
+    return {
+        name: asdict(timing) | benched.judgements[name]._asdict() for name, timing in benched.timings.items()
+    }
 
 
-def timings_text(timings: Mapping[str, Timing]) -> str:
-    """One line an engine."""
+def timings_text(benched: Benched) -> str:
+    """One line an engine, then why those that are not stable are not."""
+    timings, judgements = benched.timings, benched.judgements
     width = max(len(name) for name in timings)
-    lines = [f"{'engine':<{width}}  median ms [95 % interval]       p90      p99      samples"]
+    lines = [f"{'engine':<{width}}  median ms [95 % interval]       p90      p99      samples  verdict"]
     for name, timing in timings.items():
         low, high = timing.median_interval_ms
         lines.append(
             f"{name:<{width}}  {timing.median_ms:<9.4f} [{low:.4f}, {high:.4f}]{'':<5} "
-            f"{_or_dash(timing.p90_ms):<8} {_or_dash(timing.p99_ms):<8} {timing.samples}"
+            f"{_or_dash(timing.p90_ms):<8} {_or_dash(timing.p99_ms):<8} {timing.samples:<8} "
+            f"{judgements[name].verdict}"
         )
+    lines.extend(f"{name}: {reason}" for name, found in judgements.items() for reason in found.reasons)
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.measured import Triage
 from pipeline.report import render_triage
 from pipeline.report.numbers import percent
 from pipeline.run import Listener, write_whole
@@ -63,7 +64,8 @@ def write_triage(found: Triaged, folder: Path) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
-    render_triage(found.triage, found.project, importlib.metadata.version("edgewright"), folder)
+    triage = Triage.model_validate(found.triage)
+    render_triage(triage, found.project, importlib.metadata.version("edgewright"), folder)
     with explained(folder):
         write_whole(folder / "triage.json", json.dumps(found.triage, indent=1) + "\n")
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import GateKind
-from pipeline.products import QUANTIZED, BuildTarget, Variant, mixed, onnx_stage, quantized, variants_of
+from pipeline.products import (
+    QUANTIZED,
+    BuildTarget,
+    Variant,
+    may_ship,
+    mixed,
+    onnx_stage,
+    quantized,
+    variants_of,
+)
 from pipeline.stage import Ref, Stage
 from pipeline.wiring.request import ONNX_TOOLS, Request
 
@@ -22,13 +30,15 @@ ENGINE_GATES: dict[str, GateKind] = {
 
 def take_onnx(request: Request, path: str) -> Stage:
     """Start from somebody's ONNX file."""
+    from pipeline.onnxmodel.file import data_files  # takes a third of a second: onnx
+
     model = request.path(path)
     return Stage(
         "model",
         "pipeline.stages.onnx:take",
         inputs=request.data("facts", "preprocess"),
         files={"model": model},
-        beside=_external_data(model),
+        beside=data_files(model),
         settings={
             "layout": request.settings.data.layout,
             "capabilities": {
@@ -54,7 +64,7 @@ def simplify_stages(request: Request, network: str) -> Iterator[Stage]:
 
 def observe_stages(request: Request) -> Iterator[Stage]:
     """Ranges of every network that some target wants in INT8, seen once for all conventions."""
-    if request.settings.quantize.effort == "thorough":
+    if request.settings.quantize.searches:
         return
     wanted = {
         variant.network
@@ -82,6 +92,8 @@ def target_stages(request: Request, target: BuildTarget) -> Iterator[Stage]:
         if variant.precision == "mixed":
             yield from _mix(request, target, variant)
         yield from _engine(request, target, variant)
+        if may_ship(request.settings, variant):
+            yield _golden(request, target, variant)
     yield _measure(request, target, variants)
     for variant in variants:
         yield _evaluate(request, target, variant)
@@ -105,7 +117,7 @@ def _quantize_gate(request: Request, name: str, quantized: str, simple: Ref) -> 
         simple: the float model.
     """
     sides = {"reference": simple, "candidate": Ref(name, "model.onnx")}
-    if request.settings.quantize.effort == "thorough":
+    if request.settings.quantize.searches:
         # What its tensors are to be compared with; its outputs still are with the original's.
         sides["twin"] = Ref(quantized, "float.onnx")
     return request.gate("quantize", name, inputs=sides)
@@ -116,12 +128,16 @@ def _quantize_stage(request: Request, target: BuildTarget, network: str, simple:
     assert target.capability.quantization is not None
     settings = {"convention": target.capability.quantization.model_dump(), "ignore": section.ignore}
     name = quantized(target, network)
-    if section.effort == "thorough":
+    if section.searches:
+        # Where the float twin is fp16, layers that stay float are as well.
+        limits = {"max_drop": section.max_drop, "half": "fp16" in target.section.precisions}
         return Stage(
             name,
-            "pipeline.stages.quantize:write_best",
+            "pipeline.stages.quantize:search",
             inputs={"model": simple} | request.data("calibrate", "preprocess"),
-            settings=settings | {"samples": section.samples},
+            settings=settings
+            | {"samples": section.samples, "thorough": section.effort == "thorough"}
+            | (limits if section.max_drop is not None else {"max_drop": None}),
             tools=ONNX_TOOLS,
         )
     return Stage(
@@ -147,15 +163,15 @@ def _mix(request: Request, target: BuildTarget, variant: Variant) -> Iterator[St
         mixed(target, variant.network),
         "pipeline.stages.mix:mix",
         inputs={
-            "model": Ref(base, "float.onnx") if section.effort == "thorough" else simple,
+            "model": Ref(base, "float.onnx") if section.searches else simple,
             "int8": Ref(base, "model.onnx"),
+            "summary": Ref(base, "summary.json"),
         }
         | request.data("calibrate", "preprocess"),
         settings={
             "convention": target.capability.quantization.model_dump(),
             "budget": {"kind": kind, "limit": limit},
             "samples": section.samples,
-            "ignore": section.ignore,
             "toolchain": target.toolchain,
             "device": target.device.name,
             "threads": target.section.threads,
@@ -190,6 +206,21 @@ def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator
         inputs={"reference": onnx, "candidate": Ref(name, "engine")},
         settings=request.toolchain(target),
         **runtime | {"tools": (*ONNX_TOOLS, *runtime["tools"])},
+    )
+
+
+def _golden(request: Request, target: BuildTarget, variant: Variant) -> Stage:
+    """Inputs and outputs that a release carries to the device; the gate says how close is close enough."""
+    compiled = f"compile {target.name} {variant.name}"
+    return Stage(
+        f"golden {target.name} {variant.name}",
+        "pipeline.stages.golden:choose",
+        inputs={
+            "model": Ref(onnx_stage(target, variant), "model.onnx"),
+            "gate": Ref(f"gate {compiled}", "gate.json"),
+        }
+        | request.data("calibrate", "preprocess"),
+        tools=ONNX_TOOLS,
     )
 
 
@@ -237,17 +268,4 @@ def _evaluate(request: Request, target: BuildTarget, variant: Variant) -> Stage:
         settings=request.toolchain(target)
         | {"examples": request.settings.report.examples if variant.ships else 0},
         **request.runtime(target),
-    )
-
-
-def _external_data(model: Path) -> tuple[Path, ...]:
-    """Files that may hold a model's weights: whatever lies beside it and is no text of ours."""
-    if not model.parent.is_dir():
-        return ()
-    return tuple(
-        sorted(
-            path
-            for path in model.parent.iterdir()
-            if path.is_file() and path != model and path.suffix not in (".toml", ".md")
-        )
     )

@@ -105,7 +105,7 @@ def _teacher(request: Request) -> Stage:
 
 def _depth(section: StudentSection) -> dict[str, Ref]:
     """Which blocks are replaced before anything is cut."""
-    return {"depth": Ref("depth", "depth.json")} if section.depth else {}
+    return {"replaced": Ref("depth", "replaced.json")} if section.depth else {}
 
 
 def _uncut(section: StudentSection) -> dict[str, Ref]:

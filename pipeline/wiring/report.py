@@ -22,6 +22,7 @@ REPORTED = (
     "timings.json",
     "accuracy.json",
     "bits.json",
+    "mixed.json",
     "engine",
 )
 

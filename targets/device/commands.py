@@ -130,6 +130,37 @@ def evaluate(engine: Path, images: Path, labels: Path, preprocess: Path) -> dict
     return {"images": len(right), "correct": correct, "top1": correct / len(right)}
 
 
+def verify(bundle: Path, key: Path) -> dict[str, Any]:
+    """Check a bundle against its signed manifest."""
+    from targets.bundle.verify import verify as check
+
+    listing = check(bundle, key)
+    return {"bundle": listing.name, "files": len(listing.files), "signature": "verified"}
+
+
+def selftest(bundle: Path, key: Path | None, bench: bool) -> dict[str, Any]:
+    """Try a bundle's folder out on this device; "passed" says how it went."""
+    try:
+        import numpy as _  # noqa: F401
+    except ImportError:
+        raise NUMPY from None
+    from targets.bundle.selftest import Trial
+    from targets.bundle.selftest import selftest as try_out
+
+    return try_out(Trial(bundle, key, bench, home()))
+
+
+def unpack(packed: Path, out: Path) -> dict[str, Any]:
+    """Restore the ONNX file a packed one was made from."""
+    from targets.packed import unpack_file
+    from targets.toolchain import file_sha256
+
+    if out.exists():
+        raise ConfigError("there is something already", where=str(out), mend="name another --out")
+    unpack_file(packed, out)
+    return {"model": str(out), "sha256": file_sha256(out)}
+
+
 def home() -> Path:
     """Return the folder that is kept on a device between sessions."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgewright"

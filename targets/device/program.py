@@ -1,7 +1,7 @@
 """edgewright-device.pyz: what an engine needs on the device, with Python 3.8, numpy and a runtime.
 
-JSON on stdout, progress and errors on stderr; exit codes: 0 done, 2 something is wrong with the command, its
-inputs or the device, 3 numpy or the runtime is missing.
+JSON on stdout, progress and errors on stderr; exit codes: 0 done, 1 a bundle is not to be trusted or fails
+its self-test, 2 something is wrong with the command, its inputs or the device, 3 numpy or a runtime lacks.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         document, code = attempt(lambda: getattr(commands, command)(**chosen))
         answer.write(json.dumps(document, indent=1).encode() + b"\n")
-    return code
+    # A self-test that ran to its end and failed is no error, but no success either.
+    return code or int(document.get("passed") is False)
 
 
 def attempt(work: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], int]:
@@ -97,10 +98,24 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--images", type=Path, required=True, help=".npy [N, H, W, C], as stored")
     verb.add_argument("--labels", type=Path, required=True, help=".npy [N], index of the right output")
     verb.add_argument("--preprocess", type=Path, required=True, help="JSON: scale, mean, std, layout")
+    _add_bundle(verbs)
     # For the build machine, over SSH: they speak no JSON.
     verbs.add_parser("agent")
     verbs.add_parser("stream").add_argument("engine", type=Path)
     return parser
+
+
+def _add_bundle(verbs: Any) -> None:
+    verb = verbs.add_parser("verify", help="a bundle against its signed manifest")
+    verb.add_argument("bundle", type=Path)
+    verb.add_argument("--key", type=Path, required=True, help="public key of who made the bundle")
+    verb = verbs.add_parser("selftest", help="verify a bundle's folder, open, compare, time; 1 if it fails")
+    verb.add_argument("bundle", type=Path)
+    verb.add_argument("--key", type=Path, help="public key; without it digests alone are checked")
+    verb.add_argument("--no-bench", dest="bench", action="store_false", help="do not time anything")
+    verb = verbs.add_parser("unpack", help="a packed model to the ONNX file it was made from")
+    verb.add_argument("packed", type=Path)
+    verb.add_argument("--out", type=Path, required=True)
 
 
 def _add_build(verb: argparse.ArgumentParser) -> None:

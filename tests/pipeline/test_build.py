@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from pipeline.build import plan
+from pipeline.release.source import bundle_paths, open_build
 from pipeline.report import load
 from pipeline.session import Session
 from targets.errors import (
@@ -151,7 +152,9 @@ def test_thorough_quantization_tries_repairs_and_is_gated_by_the_original(projec
     session = edit(project, ("samples = 64\n\n#", 'samples = 64\neffort = "thorough"\n\n#'))
     assert not [stage.name for stage in plan(session.request) if stage.name.startswith("observe")]
     entries = session.run_only("gate quantize student any-onnxruntime")
-    trials = json.loads((entries["quantize student any-onnxruntime"].out / "trials.json").read_text())
+    trials = json.loads((entries["quantize student any-onnxruntime"].out / "search.json").read_text())[
+        "trials"
+    ]
     assert len(trials) > 2 and set(trials[0]) == {"recipe", "distance"}
     gate = json.loads((entries["gate quantize student any-onnxruntime"].out / "gate.json").read_text())
     assert gate["passed"] and gate["reference"] == "float ONNX"
@@ -230,7 +233,7 @@ def test_a_missing_toolchain_is_named_with_the_extra_that_brings_it(project, mon
 
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        "pipeline.session.importlib.util.find_spec", lambda name: None if name == "openvino" else real(name)
+        "pipeline.packages.importlib.util.find_spec", lambda name: None if name == "openvino" else real(name)
     )
     with pytest.raises(ToolchainMissing, match="'openvino', which is not installed") as caught:
         Session(project / "build.toml").build()
@@ -308,7 +311,19 @@ device = "any-onnxruntime"
         Session(own / "build.toml").build()
 
 
-def make_foreign_onnx(path):
+def test_a_models_data_belong_to_its_key_wherever_they_lie(tmp_path):
+    (tmp_path / "build.toml").write_text(
+        '[project]\nname = "own"\n[data]\nkind = "fashion-mnist"\n[model]\nonnx = "own.onnx"\n'
+        '[[targets]]\ndevice = "any-onnxruntime"\n'
+    )
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "notes.txt").write_text("not the model's")
+    make_foreign_onnx(tmp_path / "own.onnx", "weights/own.bin")
+    (stage,) = (one for one in Session(tmp_path / "build.toml").stages() if one.name == "model")
+    assert dict(stage.beside) == {"weights/own.bin": tmp_path / "weights" / "own.bin"}
+
+
+def make_foreign_onnx(path, location="foreign.onnx.data"):
     rng = np.random.default_rng(0)
     tensors = {
         "w1": rng.normal(size=(8, 1, 3, 3)),
@@ -331,7 +346,7 @@ def make_foreign_onnx(path):
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in tensors.items()],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
-    onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=0)
+    onnx.save(model, path, save_as_external_data=True, location=location, size_threshold=0)
 
 
 def test_the_report_json_carries_the_settings_as_validated(small_build):
@@ -428,9 +443,12 @@ def pays(project, otherwise):
 
 def test_an_engine_that_does_not_pay_gives_way_to_its_float_twin(project):
     result = pays(project, "float").build()
-    assert result.ran == ["report"]
+    assert [stage for stage in result.ran if not stage.startswith("golden")] == ["report"]
     record = load(project / "out" / "report.json")
     assert {product for target in record.targets for product in target.products} == {"student fp32"}
+    build = open_build(project / "out", project)
+    assert [each.name for each in build.products(build.target("any-onnxruntime"))] == ["student fp32"]
+    assert bundle_paths(build.target("any-onnxruntime"), build.products(build.target("any-onnxruntime"))[0])
     unmet = [each for each in record.requirements if each.kind == "pays"]
     assert len(unmet) == 2 and not any(each.passed for each in unmet)
     assert {each.role for each in record.results if each.variant == "student int8"} == {"set aside"}

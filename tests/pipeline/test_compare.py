@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -27,6 +28,7 @@ from pipeline.record import Record
 from pipeline.verbs.compare import comparison_junit, comparison_markdown, comparison_text
 from targets.errors import ConfigError, DataError
 from targets.native import native_precision
+from tests.conftest import SMALL_BUILD
 
 LIMITS = CompareSection()
 RIGHTS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200)
@@ -273,27 +275,56 @@ def test_the_float_twin_ships_where_the_build_file_says_so() -> None:
     assert requirement["demanded"] and [row["role"] for row in rows] == ["float twin", "product"]
 
 
+@pytest.mark.parametrize("other", [1.5, 0.9])
+def test_the_float_twin_ships_only_where_nothing_else_of_its_network_pays(other: float) -> None:
+    twin, slow = results(0.95)
+    mixed = {**results(other)[1], "variant": "student mixed", "precision": "mixed"}
+    rows, requirements = judge("x86", [twin, slow, mixed], 1.0, "float")
+    assert [each["passed"] for each in requirements] == [False, other > 1]
+    shipped = [row["variant"] for row in rows if row["role"] == "product"]
+    assert shipped == (["student mixed"] if other > 1 else ["student fp32"])
+    assert ("so it does not ship" in requirements[0]["words"]) == (other > 1)
+
+
 def test_a_float_product_has_nothing_to_beat() -> None:
     only = [{**results(1.0)[0], "role": "product"}]
     assert judge("x86", only, 2.0, "stop") == (only, [])
 
 
 @pytest.mark.parametrize(
-    ("toolchain", "flags", "offered", "precision"),
+    ("toolchain", "flags", "precision"),
     [
-        ("openvino", "avx512f avx512_bf16", (), "bf16"),
-        ("openvino", "avx2 amx_bf16", (), "bf16"),
-        ("openvino", "avx2", (), "fp32"),
-        ("openvino", "asimd asimdhp", (), "fp16"),
-        ("onnxruntime", "avx512_bf16", (), "fp32"),
-        ("tensorrt", "asimd", ("fp32", "fp16", "int8"), "fp16"),
-        ("tensorrt", "asimd", ("fp32",), "fp32"),
+        ("openvino", "avx512f avx512_bf16", "bf16"),
+        ("openvino", "avx2 amx_bf16", "bf16"),
+        ("openvino", "avx2", "fp32"),
+        ("openvino", "asimd asimdhp", "fp16"),
+        ("onnxruntime", "avx512_bf16", "fp32"),
+        ("tensorrt", "asimd asimdhp", "fp32"),
     ],
 )
-def test_what_a_runtime_computes_in_by_itself(
-    toolchain: str, flags: str, offered: tuple[str, ...], precision: str
+def test_what_a_runtime_computes_in_by_itself(toolchain: str, flags: str, precision: str) -> None:
+    assert native_precision(toolchain, flags.split()) == precision
+
+
+@pytest.mark.parametrize(("flags", "floats"), [("avx2", ["fp32"]), ("avx2 amx_bf16", ["fp32", "bf16"])])
+def test_what_a_user_would_get_without_this_build_is_a_twin(
+    flags: str, floats: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert native_precision(toolchain, flags.split(), offered) == precision
+    from pipeline import products
+    from pipeline.config import load_settings
+    from pipeline.session import _check_device
+
+    monkeypatch.setattr(products, "cpu_flags", lambda: frozenset(flags.split()))
+    path = tmp_path / "build.toml"
+    path.write_text(SMALL_BUILD.replace('"this-machine"', '"x86-avx2"'))
+    settings = load_settings(path)
+    target = products.resolve_targets(settings, tmp_path)[1]
+    twins = [each.precision for each in products.variants_of(settings, target) if each.role == "float twin"]
+    assert target.toolchain == "openvino" and twins == floats
+    _check_device(settings, target, "2026.4.0")
+    target = replace(target, section=target.section.model_copy(update={"precisions": ["fp16", "int8"]}))
+    twins = [each.precision for each in products.variants_of(settings, target) if each.role == "float twin"]
+    assert twins == ["fp16", *floats[1:]]
 
 
 def test_every_step_says_what_it_cost_and_gained() -> None:

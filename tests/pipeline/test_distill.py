@@ -42,7 +42,7 @@ def teacher():
 @pytest.fixture
 def student(teacher):
     """The teacher cut to half of its channels, with the head of two of its three classes."""
-    network = with_head(copy.deepcopy(teacher), WANTED, False, 3)
+    network = with_head(copy.deepcopy(teacher), WANTED, False, 3, SHAPE)
     keep = {group.leader: list(range(group.width // 2)) for group in find_groups(network, SHAPE)}
     return cut(network, keep, SHAPE)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.network import build_network, fill, load_weights, save_weights
+from pipeline.network import build_network, fill, find_head, load_weights, save_weights, with_head
 from pipeline.zoo import resnet
 from targets.errors import ConfigError, ModelError
 
@@ -49,6 +49,35 @@ def test_unreadable_checkpoints_are_named(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ModelError, match="not a dictionary of tensors"):
         load_weights(tmp_path / "list.pt")
+
+
+class TwoHeads(nn.Module):
+    """The head is built first; `embed` runs before it, `idle` only in training."""
+
+    def __init__(self, both=False):
+        super().__init__()
+        self.head = nn.Linear(6, 5)
+        self.embed = nn.Linear(4, 6)
+        self.idle = nn.Linear(6, 5)
+        self.both = both
+
+    def forward(self, x):
+        read = self.embed(x.mean((2, 3)))
+        return (self.idle(read) if self.both or self.training else 0.0) + self.head(read)
+
+
+def test_the_head_is_the_linear_layer_that_runs_last():
+    network = TwoHeads().train()
+    name, head = find_head(network, 5, (1, 4, 2, 2))
+    assert (name, head) == ("head", network.head) and network.training
+    with_head(network, (1, 3), False, 5, (1, 4, 2, 2))
+    assert network.eval()(torch.zeros(3, 4, 2, 2)).shape == (3, 2)
+
+
+def test_a_network_whose_logits_come_from_elsewhere_too_is_refused():
+    with pytest.raises(ModelError, match=r"'head' alone") as caught:
+        with_head(TwoHeads(both=True), (1, 3), False, 5, (1, 4, 2, 2))
+    assert caught.value.where == "model.factory"
 
 
 def test_nan_weights_are_named(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx_networks import changed, images, make_model, residual_net, saved
 
-from pipeline.onnxmodel.file import describe, read_model, write_model
+from pipeline.onnxmodel.file import data_files, describe, read_model, write_model
 from pipeline.onnxmodel.macs import count_macs
 from pipeline.onnxmodel.session import OnnxSession
 from targets.errors import ModelError
@@ -39,6 +39,16 @@ def test_external_data_are_loaded_and_copied_into_one_file(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.onnx"]
     expected = OnnxSession(residual_net())(images())
     assert np.array_equal(OnnxSession(copied)(images())["logits"], expected["logits"])
+
+
+def test_a_models_data_files_are_found_without_reading_them(tmp_path):
+    path, _ = external(tmp_path, "weights/w3.bin", offset=16)
+    assert data_files(path) == {}
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "w3.bin").touch()
+    assert data_files(path) == {"weights/w3.bin": tmp_path / "weights" / "w3.bin"}
+    path.write_bytes(b"no model")
+    assert data_files(path) == data_files(tmp_path / "none.onnx") == {}
 
 
 def test_missing_external_data_are_named(tmp_path):

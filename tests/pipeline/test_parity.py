@@ -23,12 +23,12 @@ from pipeline.onnxmodel.file import read_model
 from pipeline.onnxmodel.session import OnnxSession
 from pipeline.parity.divergence import FUSION, first_past
 from pipeline.parity.gate import ParityFailed, compare_outputs, gate, worst_samples
-from pipeline.parity.metrics import UNBOUNDED, measure
 from pipeline.parity.repro import write_npz
 from pipeline.parity.sides import Side, engine_side, onnx_side, torch_side
 from pipeline.parity.thresholds import DEFAULT_THRESHOLDS, Thresholds
 from pipeline.record import Gate
 from targets.errors import GateFailed, ModelError
+from targets.metrics import UNBOUNDED, measure
 from targets.toolchain import Engine, EngineOptions, load_toolchain
 
 VALUES = st.floats(-100, 100, width=32)

@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 from browser import NAMES, find, look
-from example_record import document, example, family, onnx_start
+from example_record import complete, document, example, family, onnx_start
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,7 +37,7 @@ SCHEMA = ROOT / "docs/schema/record.schema.json"
 STYLE = ROOT / "pipeline/report/templates/report.css"
 HOSTILE = '</text></td><script>alert("x")</script>$\\frac{a}$|`@you'
 ALL_TARGETS = ("x86-avx2-openvino", "any-onnxruntime", "x86-avx2-onnxruntime")
-VOID = {"meta", "link", "br", "path", "use"}
+VOID = {"meta", "link", "br", "path", "use", "img"}
 
 
 class Page(HTMLParser):
@@ -107,6 +107,11 @@ def page(folder: Path) -> Page:
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return page_of(Record.model_validate(complete()), tmp_path_factory.mktemp("full"))
+
+
 @pytest.mark.parametrize("labels", ["teacher", "model"])
 def test_without_labels_nothing_is_called_accuracy(labels: str, tmp_path: Path) -> None:
     whole = document(samples=80)
@@ -148,12 +153,15 @@ def test_same_record_gives_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
-def test_page_asks_the_network_for_nothing(page: Page) -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_page_asks_the_network_for_nothing(whole: bool, page: Page, full: Page) -> None:
+    page = full if whole else page
     for tag, attributes in page.elements:
         for name in ("src", "href", "srcset", "data", "action"):
-            assert attributes.get(name, "#").startswith(("#", "data:,")), (tag, attributes)
+            allowed = ("#", "data:,", "data:image/png;base64,")
+            assert attributes.get(name, "#").startswith(allowed), (tag, attributes)
         assert "url(" not in attributes.get("style", "").replace("url(#", "")
-    assert not {"script", "iframe", "object", "img"} & {tag for tag, _ in page.elements}
+    assert not {"script", "iframe", "object"} & {tag for tag, _ in page.elements}
     assert not re.search(r"@import|url\(", STYLE.read_text())
 
 
@@ -165,6 +173,54 @@ def test_page_shows_its_sections_in_order(page: Page) -> None:
     main = page.text.index("edgewright build report")
     headlines = [page.text.index(target.headlines[0]) for target in example(ALL_TARGETS).targets]
     assert main < min(headlines) and max(headlines) < page.text.index("Every variant was timed")
+
+
+def test_whole_record_has_a_section_for_everything(full: Page) -> None:
+    sections = [attributes["id"] for attributes in full.all("section") if "id" in attributes]
+    assert {"gains", "layers"} < set(sections)
+    for said in (
+        "any-onnxruntime: student int8 is 0.88× as fast as student fp32: it does not pay.",
+        "1 of 6 timings are not stable; their figures are shown as they are.",
+        "contended : samples have two modes, 0.23 and 0.28 ms",
+        "energy read from INA3221 VDD_IN",
+        "throughput with 2 requests under way, 2 streams",
+        "preprocessing 0.0120 (0.0108–0.0132) ms and postprocessing",
+        "slim and train student teacher fp32 → student fp32 5 min 12 s",
+        "98.95 ▼ worse: −0.19 (−0.31 to −0.06)",
+        "student int8 : 7.41 bits a weight on average",
+        "3 channels of 2 bits, 1 channel of 3 bits",
+        "measured 0.21 ms, split 0.24 ms",
+        "conv0 Convolution jit_avx2",
+        "Sandal, said to be Sneaker: 22 images",
+        "INFERENCE_PRECISION_HINT=f32",
+    ):
+        assert said in full.text, said
+    assert full.text.index("it does not pay") < full.text.index("Every variant was timed")
+    images = full.all("img")
+    assert len(images) == 2 * 3 and all("said to be" in image["alt"] for image in images)
+
+
+def test_where_nothing_is_wrong_the_top_says_so(tmp_path: Path) -> None:
+    whole = complete(samples=10)
+    for each in whole["requirements"]:
+        each["passed"] = True
+    text = page_of(Record.model_validate(whole), tmp_path).text
+    assert "✓ Every quantized engine beats its float twins." in text
+    assert "✓ All 6 timings are stable." in text
+
+
+def test_what_was_not_measured_has_no_column(page: Page) -> None:
+    for absent in ("Peak memory, MiB of it", "Inferences a second", "Energy, mJ", "Inside the engines"):
+        assert absent not in page.text
+    assert "Cost and gain" not in page.text
+
+
+@pytest.mark.parametrize("name", ["record-2-first.json", "record-2.json"])
+def test_records_written_before_stay_readable(name: str, tmp_path: Path) -> None:
+    path = Path(__file__).parent / "records" / name
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(json.loads(path.read_text()))
+    assert page_of(load(path), tmp_path).text
+    assert load(tmp_path / "report.json") == load(path)
 
 
 def test_page_is_accessible(page: Page) -> None:
@@ -483,7 +539,8 @@ def test_page_fits_phone_and_desktop_and_logs_nothing(folder: Path, tmp_path: Pa
     render(hostile(), tmp_path / "hostile")
     render(Record.model_validate(onnx_start()), tmp_path / "small")
     render(Record.model_validate(family()), tmp_path / "family")
-    places = (folder, tmp_path / "hostile", tmp_path / "small", tmp_path / "family")
+    render(Record.model_validate(complete()), tmp_path / "full")
+    places = (folder, *(tmp_path / name for name in ("hostile", "small", "family", "full")))
     sources = [(place / "report.html").read_text(encoding="utf-8") for place in places]
     pages = [(source, width) for source in sources for width in (390, 1280)]
     widths, console = look(browser, [*pages, (too_wide, 390)], tmp_path)

@@ -121,10 +121,10 @@ def test_other_networks_are_cut_too():
 
 def test_the_head_of_the_task_starts_from_the_teachers_rows():
     model = network()
-    _, old = find_head(model, 10)
+    _, old = find_head(model, 10, SHAPE)
     rows = old.weight.detach().clone()
-    _, new = find_head(with_head(model, (7, 5), True, 10), 3)
+    _, new = find_head(with_head(model, (7, 5), True, 10, SHAPE), 3, SHAPE)
     torch.testing.assert_close(new.weight[:2], rows[[7, 5]])
     torch.testing.assert_close(new.weight[2], rows[[0, 1, 2, 3, 4, 6, 8, 9]].mean(0))
     with pytest.raises(ModelError, match="should give 9 logits"):
-        find_head(network(), 9)
+        find_head(network(), 9, SHAPE)

@@ -41,7 +41,7 @@ def test_sizes_are_the_published_ones(
 def test_factories_take_classes_channels_and_sizes(factory: str, size: int) -> None:
     network = build_network(f"pipeline.zoo:{factory}", {"classes": 7, "channels": 1}).eval()
     assert network(torch.zeros(2, 1, size, size)).shape == (2, 7)
-    assert find_head(network, 7)[0] == "head"
+    assert find_head(network, 7, (1, 1, size, size))[0] == "head"
 
 
 @pytest.mark.parametrize("factory", ["resnet", "vgg", "mobilenet_v2"])

@@ -1,20 +1,21 @@
 """How far two sets of outputs are apart: the four figures of a gate.
 
-numpy alone: a repro folder carries a copy of this file.
+numpy alone: a repro folder carries a copy of this file, and so does what goes to devices.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-Outputs = Mapping[str, NDArray[Any]]
-Values = NDArray[np.float64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Outputs = Mapping[str, NDArray[Any]]
+    Values = NDArray[np.float64]
 
 # Written where there is no figure because a value is NaN or infinite: JSON has no infinity.
 UNBOUNDED = sys.float_info.max

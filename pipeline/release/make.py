@@ -1,0 +1,152 @@
+"""Make releases: the call behind `edgewright release`, for build scripts as well."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipeline.products import BuildTarget
+from pipeline.release.bundle import Wish, bundle_name, refuse_strange_name, write_bundle
+from pipeline.release.concerns import concerns_of, require_accepted
+from pipeline.release.forms import write_form
+from pipeline.release.index import write_index
+from pipeline.release.keys import read_secret_key
+from pipeline.release.manifest import Manifest
+from pipeline.release.source import Build, open_build
+from pipeline.run import Decision
+from pipeline.session import Session
+from pipeline.store import explained
+from targets.bundle.listing import MANIFEST
+from targets.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be released, and how.
+
+    Args:
+        build_file: of the finished build.
+        out: folder for the releases.
+        target: name of one target; None stands for the only one.
+        everything: a bundle for every target, with SHA256SUMS and a feed.
+        key: file of the secret key; None makes bundles that are not signed.
+        forms: "folder", and those of `pipeline.release.forms`.
+        accept: kinds of concerns to release in spite of: dirty, failed, unstable.
+        previous: folder of earlier releases, or of one bundle, to tell what changed.
+        allow_code: the build file may name Python code of its own.
+    """
+
+    build_file: Path
+    out: Path
+    target: str | None = None
+    everything: bool = False
+    key: Path | None = None
+    forms: tuple[str, ...] = ("folder",)
+    accept: tuple[str, ...] = ()
+    previous: Path | None = None
+    allow_code: bool = False
+
+
+@dataclass(frozen=True)
+class Released:
+    """One bundle, in every form that was asked for."""
+
+    manifest: Manifest
+    forms: list[Path]
+
+
+def release(order: Order) -> list[Released]:
+    """Make bundles from a finished build.
+
+    Raises:
+        ReleaseRefused: the build is dirty, failed or unstable, and that was not accepted.
+        ConfigError: there is no finished build, no such target, or something lies where a bundle should.
+        BundleError: the key cannot be used.
+    """
+    session = Session(order.build_file, order.allow_code)
+    build = open_build(session.output, session.folder)
+    chosen = build.targets if order.everything else [build.target(order.target)]
+    return release_build(build, chosen, session.explain(), order)
+
+
+def release_build(
+    build: Build, chosen: Sequence[BuildTarget], decisions: Sequence[Decision], order: Order
+) -> list[Released]:
+    """Make bundles of some targets, when none of them is refused.
+
+    Args:
+        build: what they are made from.
+        chosen: the targets.
+        decisions: what building again would do.
+        order: all else.
+
+    Raises:
+        EdgewrightError: as `release` does.
+    """
+    key = read_secret_key(order.key) if order.key else None
+    concerns = {each.name: concerns_of(build, each.name, decisions) for each in chosen}
+    require_accepted(itertools.chain(*concerns.values()), order.accept)
+    with explained(order.out):
+        order.out.mkdir(parents=True, exist_ok=True)
+        found = [_release_target(Wish(build, concerns[target.name], key), target, order) for target in chosen]
+        if order.everything:
+            write_index(order.out, {each.manifest.bundle: (each.manifest, each.forms) for each in found})
+    return found
+
+
+def _release_target(wish: Wish, target: BuildTarget, order: Order) -> Released:
+    name = bundle_name(wish.build, target)
+    refuse_strange_name(name)
+    wish = replace(wish, previous=_previous(order.previous, target))
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=order.out) as work:
+        folder = Path(work) / name
+        folder.mkdir()
+        manifest = write_bundle(wish, target, folder)
+        date = wish.build.finished
+        made = [write_form(form, folder, Path(work), manifest, date) for form in dict.fromkeys(order.forms)]
+        # Shown only when all of them are whole.
+        return Released(manifest, [_moved(path, order.out / path.name) for path in made])
+
+
+def _moved(path: Path, place: Path) -> Path:
+    """Move to its place; what an earlier release put there is replaced."""
+    if place.is_dir() and not place.is_symlink():
+        _refuse_foreign(place)
+        shutil.rmtree(place)
+    path.replace(place)
+    return place
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if any(folder.iterdir()) and not any((folder / name).is_file() for name in (MANIFEST, "oci-layout")):
+        raise ConfigError("there is something else already", where=str(folder), mend="name another --out")
+
+
+def _previous(place: Path | None, target: BuildTarget) -> Manifest | None:
+    """The manifest to compare with: of a bundle's folder, or the newest of the target's among several."""
+    if place is None:
+        return None
+    single = (place / MANIFEST).is_file()
+    manifests = map(_read, [place / MANIFEST] if single else sorted(place.glob(f"*/{MANIFEST}")))
+    found = [manifest for manifest in manifests if manifest.target.name == target.name]
+    if not found:
+        raise ConfigError(
+            f"there is no earlier bundle for {target.name}",
+            where=str(place),
+            mend="give the folder of a bundle, or one that holds such folders",
+        )
+    return max(found, key=lambda manifest: manifest.released_from)
+
+
+def _read(path: Path) -> Manifest:
+    try:
+        return Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, ValidationError) as error:
+        raise ConfigError(f"not a manifest: {error}", where=str(path)) from error

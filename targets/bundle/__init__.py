@@ -1,0 +1,1 @@
+"""Bundles as they are received: checked against their signed list of files, unpacked, tried out."""

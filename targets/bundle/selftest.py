@@ -1,0 +1,239 @@
+"""A bundle tried out on the device it is for: verified, opened, compared with golden outputs, timed."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Mapping
+
+import numpy as np
+
+from targets.bench import bench
+from targets.bundle.folder import verify_folder
+from targets.bundle.keys import read_public_key
+from targets.cpu import cpu_fingerprint, cpu_flags
+from targets.errors import BundleError, ModelError
+from targets.measure import MeasureSettings
+from targets.metrics import measure
+from targets.packed import unpack_file
+from targets.toolchain import Engine, EngineOptions, load_toolchain
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from targets.bundle.listing import Listing
+
+SELFTEST_SCHEMA = "edgewright.selftest/1"
+# Figures that must not be below their limit; the others must not be above.
+AT_LEAST = ("cosine", "top1_agreement")
+BENCH = MeasureSettings(warmup_min_s=0.2, warmup_max_s=2.0, min_samples=100, min_s=0.5, max_s=10.0)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a bundle is tried out.
+
+    Args:
+        folder: the bundle.
+        key: file of the public key it must be signed with; None checks digests alone.
+        time: measure latency too.
+        cache: folder for engines that have to be built on this device.
+        settings: of the measurement.
+    """
+
+    folder: Path
+    key: Path | None
+    time: bool
+    cache: Path
+    settings: MeasureSettings = BENCH
+
+
+class Verdict:
+    """What was tried, in order, and how it went."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Any]] = []
+
+    def say(self, step: str, passed: bool, detail: str, **facts: Any) -> bool:
+        """Note one step."""
+        self.steps.append({"step": step, "passed": passed, "detail": detail, **facts})
+        return passed
+
+    @property
+    def passed(self) -> bool:
+        """Whether no step failed."""
+        return all(step["passed"] for step in self.steps)
+
+
+def selftest(trial: Trial) -> dict[str, Any]:
+    """Try a bundle out: verify → open → golden outputs → latency; the first thing that fails ends it.
+
+    Returns:
+        JSON values: "passed", "signature", every step with its figures, and what this device is.
+
+    Raises:
+        ToolchainMissing: the runtime, or numpy, is not installed here: nothing can be said of the bundle.
+    """
+    verdict = Verdict()
+    listing = _verified(trial, verdict)
+    if listing and _fits(listing.document["target"], verdict):
+        for product in listing.document["products"]:
+            _try_product(trial, listing, product, verdict)
+    return {
+        "schema": SELFTEST_SCHEMA,
+        "bundle": listing.name if listing else trial.folder.name,
+        "passed": verdict.passed,
+        "signature": "verified" if listing and listing.signed else "not verified",
+        "steps": verdict.steps,
+        "device": cpu_fingerprint(),
+    }
+
+
+def _verified(trial: Trial, verdict: Verdict) -> Listing | None:
+    try:
+        key = None if trial.key is None else read_public_key(trial.key)
+        listing = verify_folder(trial.folder, key)
+    except BundleError as error:
+        verdict.say("verify", False, f"{error.what} ({error.where})")
+        return None
+    signed = "signed by the key given" if listing.signed else "digests only, no key was given"
+    verdict.say("verify", True, f"{len(listing.files)} files, {signed}")
+    return listing
+
+
+def _fits(target: Mapping[str, Any], verdict: Verdict) -> bool:
+    """Whether this machine is such a device as far as its processor goes."""
+    here, flags = platform.machine(), cpu_flags()
+    lacking = [flag for flag in target["cpu_flags_required"] if not flags.intersection(flag.split("|"))]
+    if target["architecture"] not in (here, "any"):
+        return verdict.say("device", False, f"this is {here}, the bundle is for {target['architecture']}")
+    if lacking:
+        return verdict.say("device", False, f"this processor lacks {', '.join(lacking)}")
+    return verdict.say("device", True, f"{here} fits {target['device']}")
+
+
+def _try_product(trial: Trial, listing: Listing, product: Mapping[str, Any], verdict: Verdict) -> None:
+    name = product["variant"]
+    target = listing.document["target"]
+    try:
+        engine, origin = _engine(trial, listing, product)
+        verdict.say(f"open {name}", True, origin)
+        if not _golden(trial.folder / product["golden"], engine, name, verdict):
+            return
+    except ModelError as error:
+        verdict.say(f"open {name}", False, str(error))
+        return
+    if trial.time:
+        inputs = _arrays(trial.folder / product["golden"], "inputs")
+        timed = bench({name: engine}, inputs, trial.settings)["variants"][name]
+        _latency(product["latency"], timed, _measured_here(target["fingerprint"]), name, verdict)
+
+
+def _engine(trial: Trial, listing: Listing, product: Mapping[str, Any]) -> tuple[Engine, str]:
+    """The engine that came, or one built here from the ONNX file where that one is another version's."""
+    toolchain = load_toolchain(listing.document["target"]["toolchain"])
+    if product["engine"] is not None:
+        shipped = Engine.load(trial.folder / product["engine"]["path"])
+        try:
+            toolchain.open(shipped).close()
+            return shipped, "the engine in the bundle"
+        except ModelError as error:
+            reason = error.what
+    else:
+        reason = "the bundle has none"
+    digest = listing.files[product["model"]["path"]].sha256
+    folder = trial.cache / "bundles" / _slug(f"{listing.name}-{product['variant']}-{digest[:16]}")
+    try:
+        built = Engine.load(folder)
+        toolchain.open(built).close()
+    except ModelError:
+        built = _build(trial.folder, product, folder)
+        toolchain.open(built).close()
+    return built, f"built on this device at {folder}: {reason}"
+
+
+def _build(bundle: Path, product: Mapping[str, Any], folder: Path) -> Engine:
+    recipe, model = product["recipe"], bundle / product["model"]["path"]
+    beside = folder.with_name(f".{folder.name}")
+    shutil.rmtree(str(folder), ignore_errors=True)
+    shutil.rmtree(str(beside), ignore_errors=True)
+    (beside / "engine").mkdir(parents=True)
+    if product["model"]["packed"]:
+        unpack_file(model, beside / "model.onnx")
+        model = beside / "model.onnx"
+    options = EngineOptions(recipe["precision"], recipe["threads"], recipe["raw"])
+    load_toolchain(recipe["toolchain"]).compile(model, recipe["device"], options, beside / "engine")
+    (beside / "engine").rename(folder)
+    shutil.rmtree(str(beside), ignore_errors=True)
+    return Engine.load(folder)
+
+
+def _golden(folder: Path, engine: Engine, name: str, verdict: Verdict) -> bool:
+    from targets.device.commands import in_batches
+
+    tolerance = json.loads((folder / "golden.json").read_text(encoding="utf-8"))["tolerance"]
+    runner = load_toolchain(engine.toolchain).open(engine)
+    try:
+        found = in_batches(runner, _arrays(folder, "inputs"))
+    finally:
+        runner.close()
+    expected = _arrays(folder, "outputs")
+    for output, array in expected.items():
+        if output not in found or found[output].shape != array.shape:
+            return verdict.say(f"golden {name}", False, f"output {output!r} is missing or of another shape")
+    figures = measure(expected, found)
+    past = [
+        f"{metric} is {figures[metric]:.4g}, the limit {limit:g}"
+        for metric, limit in tolerance.items()
+        if metric in figures and not _within(metric, figures[metric], limit)
+    ]
+    count = len(next(iter(expected.values())))
+    detail = "; ".join(past) or f"outputs of {count} inputs are as expected"
+    return verdict.say(f"golden {name}", not past, detail, figures=figures, tolerance=tolerance)
+
+
+def _within(metric: str, value: float, limit: float) -> bool:
+    return value >= limit if metric in AT_LEAST else value <= limit
+
+
+def _arrays(folder: Path, side: str) -> dict[str, NDArray[np.generic]]:
+    document = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
+    return {spec["name"]: np.load(str(folder / spec["file"]), allow_pickle=False) for spec in document[side]}
+
+
+def _measured_here(fingerprint: Mapping[str, str]) -> bool:
+    """Whether the build's measurement was taken on a processor such as this one."""
+    return all(fingerprint.get(name) == value for name, value in cpu_fingerprint().items())
+
+
+def _latency(
+    promise: Mapping[str, Any], timed: Mapping[str, Any], same: bool, name: str, verdict: Verdict
+) -> None:
+    """Compare with the promise; broken only when the whole interval lies above it."""
+    low, high = timed["median_interval_ms"]
+    facts = {
+        "median_ms": timed["median_ms"],
+        "median_interval_ms": [low, high],
+        "promised_ms": promise["promised_ms"],
+    }
+    kept = low <= promise["promised_ms"]
+    said = f"median {timed['median_ms']:.3g} ms, promised {promise['promised_ms']:.3g} ms"
+    if not (same or promise["budget"]):
+        said += "; the promise was measured on another processor and does not count here"
+    verdict.say(f"latency {name}", kept or not (same or promise["budget"]), said, **facts)
+
+
+def _slug(text: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in text)[:120]
+
+
+def text_of(document: Mapping[str, Any]) -> str:
+    """Say a verdict in lines a person reads."""
+    lines = [
+        f"{'✓' if step['passed'] else '✗'} {step['step']}: {step['detail']}" for step in document["steps"]
+    ]
+    return "\n".join([*lines, f"{document['bundle']}: {'passed' if document['passed'] else 'FAILED'}"])
