@@ -15,6 +15,7 @@ import onnx
 from calibration.best import REPAIRED, BestQuantization, divided, first, observed, quantize_best
 from calibration.budgets import Figure, LargestDrop, disagreement
 from calibration.correct import Rounding, repair
+from calibration.external import write
 from calibration.half import to_half
 from calibration.load import load
 from calibration.observations import Observations
@@ -105,7 +106,7 @@ def quantize_within(
         method, rounding = recipe.method, recipe.rounding
     else:
         best, method, rounding = None, "mse", None
-        float_out.write_bytes(load(model).model.SerializeToString(deterministic=True))
+        write(load(model).model, float_out)
     seen = observed(float_out, fitting, show)
     maker = _Maker(float_out, seen, convention, method, rounding, fitting, ignore, half)
     figure = _figure(drop, model, judging)
@@ -177,7 +178,7 @@ class _Maker:
             summary = replace(summary, layers=repaired)
         kept = [item.node for item in summary.kept_float if item.op_type in LAYERS]
         halved = to_half(model, kept) if self.half else ()
-        out.write_bytes(model.SerializeToString(deterministic=True))
+        write(model, out)
         return summary, halved
 
     def rank(

@@ -18,6 +18,7 @@ from calibration.biases import give_biases
 from calibration.clipping import least_cost_range, least_squares_range
 from calibration.correct import Rounding, repair
 from calibration.equalize import equalize
+from calibration.external import write
 from calibration.graph import FloatGraph
 from calibration.load import load
 from calibration.observations import Observations
@@ -34,13 +35,9 @@ if TYPE_CHECKING:
 # Of so many batches the last one judges.
 JUDGED = 4
 # What is tried, in this order.
-CHANGES: tuple[dict[str, Any], ...] = (
-    {"equalized": False},
-    {"offset": False},
-    {"method": "mse"},
-    {"method": "minmax"},
-    {"rounding": "nearest"},
-)
+CHANGES: tuple[dict[str, Any], ...] = ({"equalized": False}, {"offset": False}, {"rounding": "nearest"})
+# Where gradients do not say which errors matter, ranges are tried, too.
+RANGES: tuple[dict[str, Any], ...] = ({"method": "minmax"}, {"method": "entropy"})
 # Calibration inputs on which layers are repaired: their activations are held in memory.
 REPAIRED = 64
 # Calibration inputs that run backward, to see how much errors matter.
@@ -121,8 +118,8 @@ def quantize_best(
         tried = bench.search(Recipe(offset=symmetric))
         best = min(tried, key=lambda trial: trial.distance).recipe
         summary, quantized = bench.made[best]
-        out.write_bytes(quantized)
-        float_out.write_bytes(bench.floats[best.equalized, best.offset].read_bytes())
+        write(quantized, out)
+        write(onnx.load(bench.floats[best.equalized, best.offset]), float_out)
         return BestQuantization(summary, tuple(tried))
 
 
@@ -185,16 +182,17 @@ class _Bench:
     floats: dict[tuple[bool, bool], Path] = field(default_factory=dict)
     observations: dict[tuple[bool, bool], Observations] = field(default_factory=dict)
     reference: Outputs = field(default_factory=dict)
-    made: dict[Recipe, tuple[QuantizationSummary, bytes]] = field(default_factory=dict)
+    made: dict[Recipe, tuple[QuantizationSummary, onnx.ModelProto]] = field(default_factory=dict)
 
     def search(self, start: Recipe) -> list[Trial]:
         """Vary one part of the recipe after the other; keep each change that brings the outputs closer."""
         self.reference = simulate(load(self.model).model, self.judging)
+        changes = CHANGES
         if not self.prepared(start.equalized, False)[1].importance:
-            start = replace(start, method="mse")
+            start, changes = replace(start, method="mse"), RANGES + CHANGES
         best = self.judge(start)
         trials = [best]
-        for change in CHANGES:
+        for change in changes:
             recipe = replace(best.recipe, **change)
             if recipe == best.recipe:
                 continue
@@ -204,7 +202,7 @@ class _Bench:
 
     def judge(self, recipe: Recipe) -> Trial:
         summary, quantized = self.make(recipe)
-        self.made[recipe] = summary, quantized.SerializeToString(deterministic=True)
+        self.made[recipe] = summary, quantized
         return Trial(recipe, output_distance(self.reference, simulate(quantized, self.judging)))
 
     def make(self, recipe: Recipe) -> tuple[QuantizationSummary, onnx.ModelProto]:
@@ -254,4 +252,4 @@ class _Bench:
 
 
 def _save(graph: FloatGraph, path: Path) -> None:
-    path.write_bytes(graph.model.SerializeToString(deterministic=True))
+    write(graph.model, path)

@@ -21,10 +21,11 @@ from onnx import numpy_helper
 
 from calibration.biases import give_biases
 from calibration.channels import Channels, find_channels, layer_channels
+from calibration.external import write
 from calibration.graph import FloatGraph, attribute
 from calibration.load import load
 from calibration.placement import place
-from calibration.ranges import Batch, tensor_values
+from calibration.ranges import Batch, not_finite, tensor_values
 from calibration.recentre import recentre
 
 Array = NDArray[np.float64]
@@ -80,7 +81,7 @@ def equalize(
     channels = find_channels(graph)
     factors = choose_factors(channels, peaks)
     rescale(graph, channels, factors)
-    out.write_bytes(graph.model.SerializeToString(deterministic=True))
+    write(graph.model, out)
     free = sorted(channels.free())
     return Equalization(len(free), float(factors[free].max(initial=1.0)))
 
@@ -101,6 +102,8 @@ def channel_ranges(
         for name, value in values.items():
             flat = np.moveaxis(value, 1, 0).reshape(value.shape[1], -1)
             low, high = flat.min(1).astype(np.float64), flat.max(1).astype(np.float64)
+            if not (np.isfinite(low).all() and np.isfinite(high).all()):
+                raise not_finite(name, "NaN" if np.isnan(low).any() else "infinity")
             lows[name] = np.minimum(lows.get(name, low), low)
             highs[name] = np.maximum(highs.get(name, high), high)
         seen += len(next(iter(values.values())))

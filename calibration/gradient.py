@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from calibration.external import infer_shapes
 from calibration.gradient_rules import RULES
 from calibration.graph import FloatGraph
 from calibration.tape import Tape
@@ -154,7 +155,7 @@ def _with_shapes(graph: FloatGraph, shapes: dict[str, tuple[int, ...]]) -> onnx.
     for item in model.opset_import:
         if item.domain in ("", "ai.onnx"):
             item.version = max(item.version, OPSET)
-    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return infer_shapes(model)
 
 
 def _logits(graph: FloatGraph) -> str:

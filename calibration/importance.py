@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
+from calibration.batches import single_inputs
+from calibration.external import open_session
 from calibration.gradient import SIGNS, probe_model
 from calibration.graph import FloatGraph
 from calibration.histogram import SIDE
@@ -102,7 +103,7 @@ def weigh(
     sums = {name: _Sums(exponents[name]) for name in place(graph).tensors}
     passes: dict[tuple[tuple[int, ...], ...], _Pass] = {}
     seen = 0
-    for batch in _pieces(graph, batches):
+    for batch in single_inputs(graph, batches):
         shapes = {name: np.shape(value) for name, value in batch.items()}
         key = tuple(shapes.values())
         if key not in passes:
@@ -115,25 +116,12 @@ def weigh(
     return {name: item.mean(seen) for name, item in sums.items()}
 
 
-def _pieces(graph: FloatGraph, batches: Iterable[Batch]) -> Iterable[Batch]:
-    """Cut batches into single inputs where the model takes them."""
-    firsts = [value.type.tensor_type.shape.dim[0] for value in graph.inputs]
-    fixed = any(item.HasField("dim_value") and item.dim_value != 1 for item in firsts)
-    for batch in batches:
-        count = len(next(iter(batch.values())))
-        for start in range(0, count, count if fixed else 1):
-            stop = count if fixed else start + 1
-            yield {name: np.asarray(value)[start:stop] for name, value in batch.items()}
-
-
 class _Pass:
     """Forward and backward through a network, for inputs of one shape."""
 
     def __init__(self, graph: FloatGraph, shapes: dict[str, tuple[int, ...]], tensors: list[str]) -> None:
         model, self._gradients = probe_model(graph, shapes, tensors)
-        self._session = ort.InferenceSession(
-            model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
-        )
+        self._session = open_session(model, session_options())
         self._signs = next(item.shape for item in self._session.get_inputs() if item.name == SIGNS)
         self._outputs = [item.name for item in self._session.get_outputs()]
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from calibration.external import digest, infer_shapes
 from calibration.fold import fold_batch_norms, fold_pads
 from calibration.graph import FloatGraph
+from calibration.hard_swish import fold_hard_swish
 from targets.errors import ModelError
 
 # DequantizeLinear has a per-channel axis from opset 13 on.
@@ -33,16 +34,15 @@ def load(path: Path) -> FloatGraph:
     _separate_initializers(model)
     _refuse_not_finite(model, path)
     _name_nodes(model)
-    for fold in (fold_pads, fold_batch_norms):
+    for fold in (fold_pads, fold_batch_norms, fold_hard_swish):
         fold(FloatGraph.index(model, sha256))
     return FloatGraph.index(_infer(model, path), sha256)
 
 
 def _read(path: Path) -> tuple[onnx.ModelProto, str]:
     try:
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         onnx.checker.check_model(str(path))
-        model = onnx.load(path)
+        model, sha256 = onnx.load(path), digest(path)
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(
             f"not a readable ONNX model: {error}", where=str(path), mend="export the model again"
@@ -139,7 +139,7 @@ def _infer(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     for value in [value for value in model.graph.value_info if value.name not in living]:
         model.graph.value_info.remove(value)
     try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+        return infer_shapes(model)
     except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(
             f"shapes cannot be inferred: {error}", where=str(path), mend="export the model again"

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from calibration.external import check, write
 from calibration.graph import FloatGraph, attribute, drop_unused_constants, output_axis
 from calibration.load import load
 from calibration.observations import Observations
@@ -58,8 +59,8 @@ def quantize(
     scales = _scales(placement, observations, convention, method, percentile)
     writer = _Writer(graph, placement, convention, scales)
     writer.rewrite()
-    onnx.checker.check_model(graph.model)
-    out.write_bytes(graph.model.SerializeToString(deterministic=True))
+    check(graph.model)
+    write(graph.model, out)
     return QuantizationSummary(
         activations=convention.activations,
         weight_bits=convention.weight_bits,

@@ -14,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from calibration.external import open_session
 from calibration.ranges import Batch
 
 Array = NDArray[np.float64]
@@ -32,10 +33,7 @@ def simulate(model: onnx.ModelProto, batches: Iterable[Batch]) -> Outputs:
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    content = with_float_weights(model).SerializeToString()
-    session = ort.InferenceSession(
-        content, options, providers=["CPUExecutionProvider"], disabled_optimizers=REWRITING
-    )
+    session = open_session(with_float_weights(model), options, REWRITING)
     names = [item.name for item in session.get_outputs()]
     parts = [session.run(None, dict(batch)) for batch in batches]
     return {

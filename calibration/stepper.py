@@ -14,6 +14,8 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from calibration.external import open_session
+
 if TYPE_CHECKING:
     from calibration.ranges import Batch
 
@@ -84,9 +86,7 @@ class Stepper:
         graph = onnx.helper.make_graph(segment, "segment", inputs, outputs, constants)
         model = onnx.helper.make_model(graph, opset_imports=self._model.opset_import)
         model.ir_version = self._model.ir_version
-        return ort.InferenceSession(
-            model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
-        )
+        return open_session(model, session_options())
 
 
 def _split_constant(model: onnx.ModelProto) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:

@@ -106,5 +106,5 @@ def _prepare(path: Path, network: Network) -> NDArray[np.float32]:
     pixels = np.asarray(image.crop((left, top, left + SIZE, top + SIZE)), np.float32)
     if network.channels == "bgr":
         pixels = pixels[:, :, ::-1]
-    normal = (pixels - np.float32(network.mean)) / np.float32(network.std)
+    normal = (pixels - np.array(network.mean, np.float32)) / np.array(network.std, np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1), np.float32)

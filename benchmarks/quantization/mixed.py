@@ -47,7 +47,7 @@ KINDS = ("mixed", "uniform", "noise-alone", "taylor", "weight-norm", "random")
 CACHE = Path.home() / ".cache" / "edgewright" / "networks"
 BATCH = 8
 # Of the 200 calibration images, those that plans and repairs are made with.
-FITTED = 96
+FITTED = 128
 # How ranges of activations may be chosen; the rest of the calibration images says which is best.
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "mse")
 
@@ -62,7 +62,7 @@ class Subject:
         images: the split.
         batches: calibration inputs.
         measured: the equalized float model.
-        taylor: scores of the baseline of that name.
+        cache: folder of what was measured.
         reference: logits of the float model on the evaluation images.
     """
 
@@ -71,7 +71,7 @@ class Subject:
     images: Images
     batches: list[Batch]
     measured: Measured
-    taylor: dict[str, Array]
+    cache: Path
     reference: NDArray[np.float32]
 
 
@@ -89,10 +89,9 @@ def subject(name: str, folder: Path, cache: Path) -> Subject:
         _quantize(model, twin, batches, images.calibration[FITTED:], int8)
     kept = cache / f"{name}.mixed-scores.npz"
     if not kept.exists():
-        _keep(twin, batches, kept)
-    measured, taylor = _kept(twin, kept)
+        _keep(measure(twin, batches), kept)
     reference = logits(model, images.evaluation, optimised=True)
-    return Subject(name, int8, images, batches, measured, taylor, reference)
+    return Subject(name, int8, images, batches, _kept(twin, kept), cache, reference)
 
 
 def _quantize(model: Path, twin: Path, batches: list[Batch], judging: NDArray[np.float32], out: Path) -> None:
@@ -113,21 +112,16 @@ def _quantize(model: Path, twin: Path, batches: list[Batch], judging: NDArray[np
             trial.unlink()
 
 
-def _keep(twin: Path, batches: list[Batch], path: Path) -> None:
-    """Measure noise, sensitivities and the Taylor baseline once."""
-    measured = measure(twin, batches)
-    nodes = {node.name: node for node in measured.graph.nodes}
-    weights = {name: np.asarray(measured.graph.constant(nodes[name].input[1])) for name in measured.noise}
-    taylor = responses(measured.graph, weights, batches)
+def _keep(measured: Measured, path: Path) -> None:
     arrays: dict[str, Any] = {}
     for name, layer in measured.noise.items():
         arrays[f"noise:{name}"], arrays[f"power:{name}"] = layer.noise, layer.power
         arrays[f"weights:{name}"] = np.array(layer.weights)
-        arrays[f"fisher:{name}"], arrays[f"taylor:{name}"] = measured.scores[name], taylor[name]
+        arrays[f"fisher:{name}"] = measured.scores[name]
     np.savez(path, **arrays)
 
 
-def _kept(twin: Path, path: Path) -> tuple[Measured, dict[str, Array]]:
+def _kept(twin: Path, path: Path) -> Measured:
     with np.load(path) as file:
         names = [key.removeprefix("noise:") for key in file.files if key.startswith("noise:")]
         noise = {
@@ -139,16 +133,12 @@ def _kept(twin: Path, path: Path) -> tuple[Measured, dict[str, Array]]:
             )
             for name in names
         }
-        fisher = {name: file[f"fisher:{name}"] for name in names}
-        taylor = {name: file[f"taylor:{name}"] for name in names}
-    return Measured(load(twin), noise, "fisher", fisher), taylor
+        return Measured(load(twin), noise, "fisher", {name: file[f"fisher:{name}"] for name in names})
 
 
 def scores(subject: Subject, kind: str) -> dict[str, Array]:
     """Return a baseline's scores of output channels; bits grow with the logarithm of the score."""
     noise = subject.measured.noise
-    if kind == "taylor":
-        return {name: value / noise[name].weights for name, value in subject.taylor.items()}
     if kind == "random":
         # Spread like that of the mixed plan: one standard deviation is about a bit.
         rng = np.random.default_rng(0)
@@ -156,7 +146,15 @@ def scores(subject: Subject, kind: str) -> dict[str, Array]:
     graph = subject.measured.graph
     nodes = {node.name: node for node in graph.nodes}
     weights = {name: np.asarray(graph.constant(nodes[name].input[1])) for name in noise}
-    return {name: np.sum(value.reshape(len(value), -1) ** 2, axis=1) for name, value in weights.items()}
+    if kind == "weight-norm":
+        return {name: np.sum(value.reshape(len(value), -1) ** 2, axis=1) for name, value in weights.items()}
+    kept = subject.cache / f"{subject.name}.mixed-taylor.npz"
+    if not kept.exists():
+        taylor = responses(graph, weights, subject.batches)
+        arrays: dict[str, Any] = {name: value / noise[name].weights for name, value in taylor.items()}
+        np.savez(kept, **arrays)
+    with np.load(kept) as file:
+        return {name: file[name] for name in file.files}
 
 
 def plan(subject: Subject, kind: str, average: float) -> BitsPlan:

@@ -54,10 +54,21 @@ class QuantizeSection(Section):
     effort: Literal["plain", "thorough"] = Field(
         default="plain", description="ranges alone, or also repairs: each is tried, and kept if it helps"
     )
-    method: Literal["minmax", "percentile", "mse"] = Field(default="mse", description="of ranges, if plain")
+    method: Literal["minmax", "percentile", "entropy", "mse"] = Field(
+        default="mse", description="of ranges, if plain"
+    )
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     ignore: list[str] = Field(default=[], description="nodes or operator types that stay in float")
+    max_drop: Annotated[float, Field(gt=0, lt=100)] | None = Field(
+        default=None,
+        description="percent of answers INT8 may change; the fewest layers stay float for it",
+    )
     mixed: MixedSection | None = Field(default=None, description='for targets whose precisions have "mixed"')
+
+    @property
+    def searches(self) -> bool:
+        """Whether each convention is searched for on its own, instead of written from shared ranges."""
+        return self.effort == "thorough" or self.max_drop is not None
 
 
 class TargetSection(Section):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
+from typing import Any
 
 from calibration.budgets import AverageBits, Budget, LargestDrop, Latency, PackedSize
 from calibration.mix import Base, quantize_mixed
+from calibration.placement import LAYERS
 from pipeline.onnxmodel.file import describe, read_model
 from pipeline.stage import Context
 from pipeline.stages.quantize import calibration_batches
@@ -30,7 +34,7 @@ def mix(context: Context) -> None:
         ),
         context.out,
         base=Base(context.inputs["model"], context.inputs["int8"]),
-        ignore=settings["ignore"],
+        ignore=kept_layers(json.loads(context.inputs["summary"].read_text(encoding="utf-8"))),
         progress=context.progress,
     )
     facts = {
@@ -39,6 +43,11 @@ def mix(context: Context) -> None:
     }
     for name, document in (("mixed", found.document()), ("facts", facts)):
         (context.out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def kept_layers(summary: Mapping[str, Any]) -> list[str]:
+    """Return rules that keep the layers in float that an INT8 model's summary.json says are."""
+    return [re.escape(item["node"]) for item in summary["kept_float"] if item["op_type"] in LAYERS]
 
 
 def budget_for(kind: str, limit: float, toolchain: str, device: str, options: EngineOptions) -> Budget:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from calibration.aware import Within, quantize_within
 from calibration.best import quantize_best
+from calibration.budgets import LargestDrop
 from calibration.observations import Observations
 from calibration.qdq import quantize
 from calibration.ranges import collect
@@ -48,25 +51,47 @@ def write_qdq(context: Context) -> None:
     _describe(context, out, summary)
 
 
-def write_best(context: Context) -> None:
-    """Try repairs for one convention and keep what helps.
+def search(context: Context) -> None:
+    """Try repairs for one convention, and put layers back to float until a stated drop is kept.
 
-    Artefacts: model.onnx, float.onnx (the float model it was made from), summary.json, trials.json,
-    facts.json.
+    Artefacts: model.onnx, float.onnx (the float model it was made from), summary.json, facts.json,
+    search.json (what was tried).
     """
     settings = context.settings
-    out = context.out / "model.onnx"
-    found = quantize_best(
-        context.inputs["model"],
-        calibration_batches(context),
-        QuantizationConvention(**settings["convention"]),
-        out,
-        context.out / "float.onnx",
-        settings["ignore"],
-        context.progress,
-    )
-    _describe(context, out, found.summary)
-    _write(context.out / "trials.json", [asdict(trial) for trial in found.trials])
+    model, out, twin = context.inputs["model"], context.out / "model.onnx", context.out / "float.onnx"
+    batches, convention = calibration_batches(context), QuantizationConvention(**settings["convention"])
+    if settings["max_drop"] is None:
+        found = quantize_best(model, batches, convention, out, twin, settings["ignore"], context.progress)
+        summary, tried = found.summary, {"trials": [asdict(trial) for trial in found.trials]}
+    else:
+        within = quantize_within(
+            model,
+            batches,
+            convention,
+            out,
+            twin,
+            LargestDrop(settings["max_drop"]),
+            thorough=settings["thorough"],
+            half=settings["half"],
+            ignore=settings["ignore"],
+            progress=context.progress,
+        )
+        summary, tried = within.summary, searched(within)
+    _describe(context, out, summary)
+    _write(context.out / "search.json", tried)
+
+
+def searched(within: Within) -> dict[str, Any]:
+    """What was tried to keep a drop, as JSON."""
+    return {
+        "trials": [asdict(trial) for trial in within.best.trials] if within.best else [],
+        "lifted": list(within.lifted.layers),
+        "loss": within.lifted.loss,
+        "losses": {str(count): loss for count, loss in sorted(within.lifted.losses.items())},
+        "sensitivities": [asdict(each) for each in within.sensitivities],
+        "rank_agreement": within.agreement,
+        "half": list(within.half),
+    }
 
 
 def calibration_batches(context: Context, most: int = TRIED_TOGETHER) -> PreparedBatches:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import onnx
 
+from calibration.aware import quantize_within
 from calibration.best import quantize_best
-from calibration.budgets import Budget
+from calibration.budgets import Budget, LargestDrop
 from calibration.load import load
 from calibration.mix import Base, Mixed, check_budget, quantize_mixed
 from calibration.qdq import quantize
@@ -23,7 +24,8 @@ from calibration.summary import QuantizationSummary
 from pipeline.datasets.model_inputs import Divided, ImageOptions, load_inputs
 from pipeline.onnxmodel.file import describe, read_model
 from pipeline.publish import fresh_folder
-from pipeline.stages.mix import budget_for
+from pipeline.stages.mix import budget_for, kept_layers
+from pipeline.stages.quantize import searched
 from targets.capability import QuantizationConvention, load_device
 from targets.errors import CapabilityError
 from targets.toolchain import EngineOptions
@@ -87,6 +89,7 @@ class Quantized:
         toolchain: name.
         summary: what is INT8, and what is not and why.
         recipe: what was chosen of the repairs; None for ranges alone.
+        search: which layers went back to float to keep a stated drop, and what was tried.
         quality: of the INT8 model.
         mixed: the model with fewer bits, where a budget was given, and its quality.
         float_bytes: of the float file.
@@ -98,6 +101,7 @@ class Quantized:
     toolchain: str
     summary: QuantizationSummary
     recipe: dict[str, Any] | None
+    search: dict[str, Any] | None
     quality: Quality
     mixed: tuple[Mixed, Quality] | None
     float_bytes: int
@@ -113,6 +117,7 @@ class Quantized:
             "activations": self.summary.activations,
             "weight_bits": self.summary.weight_bits,
             "recipe": self.recipe,
+            "search": self.search,
             "quality": asdict(self.quality),
             "mixed": _mixed_document(*self.mixed) if self.mixed else None,
             "float_bytes": self.float_bytes,
@@ -148,11 +153,11 @@ def quantize_model(order: Order, progress: Progress) -> Quantized:
     with fresh_folder(order.out) as folder, tempfile.TemporaryDirectory() as scratch:
         inputs = load_inputs(order.data, specs, order.images, order.samples, Path(scratch), progress)
         int8 = folder / ("int8.onnx" if order.budget else "model.onnx")
-        summary, recipe = _write(order, inputs, convention, int8, folder / "float.onnx", progress)
+        summary, recipe, search = _write(order, inputs, convention, int8, folder / "float.onnx", progress)
         models = [int8]
         made = None
         if budget:
-            made = _mix(order, inputs, convention, budget, folder, progress)
+            made = _mix(order, inputs, convention, budget, summary, folder, progress)
             models.append(made.model)
         progress("comparing with float", 0, 1)
         qualities = _qualities(order.model, models, inputs.kept)
@@ -162,6 +167,7 @@ def quantize_model(order: Order, progress: Progress) -> Quantized:
             toolchain,
             summary,
             recipe,
+            search,
             qualities[0],
             (made, qualities[-1]) if made else None,
             float_bytes=order.model.stat().st_size,
@@ -186,6 +192,8 @@ def quantized_text(found: Quantized) -> str:
         lines += _mixed_lines(*found.mixed)
     if found.recipe:
         lines.append("  chosen: " + ", ".join(f"{key} {_said(value)}" for key, value in found.recipe.items()))
+    if found.search and found.search["lifted"]:
+        lines.append("  back to float, to keep the drop: " + ", ".join(found.search["lifted"]))
     lines += [f"  stays in float: {kept.op_type} {kept.node}: {kept.reason}" for kept in summary.kept_float]
     lines.append(f"wrote {found.out / 'model.onnx'}")
     return "\n".join(lines)
@@ -220,15 +228,30 @@ def _write(
     out: Path,
     twin: Path,
     progress: Progress,
-) -> tuple[QuantizationSummary, dict[str, Any] | None]:
+) -> tuple[QuantizationSummary, dict[str, Any] | None, dict[str, Any] | None]:
+    """Write the INT8 model and its float twin; return summary, repairs chosen, and the search for a drop."""
+    if order.budget and order.budget[0] == "max_drop":
+        within = quantize_within(
+            order.model,
+            inputs.calibration,
+            convention,
+            out,
+            twin,
+            LargestDrop(order.budget[1]),
+            thorough=order.thorough,
+            ignore=order.ignore,
+            progress=progress,
+        )
+        recipe = asdict(within.best.best.recipe) if within.best else None
+        return within.summary, recipe, searched(within)
     if order.thorough:
         found = quantize_best(order.model, inputs.calibration, convention, out, twin, order.ignore, progress)
-        return found.summary, asdict(found.best.recipe)
+        return found.summary, asdict(found.best.recipe), None
     total = inputs.calibration.inputs
     observed = collect(
         order.model, inputs.calibration, lambda seen: progress("observing ranges", seen, total)
     )
-    return quantize(order.model, observed, convention, out, ignore=order.ignore), None
+    return quantize(order.model, observed, convention, out, ignore=order.ignore), None, None
 
 
 def _mix(
@@ -236,10 +259,12 @@ def _mix(
     inputs: Divided,
     convention: QuantizationConvention,
     budget: Budget,
+    summary: QuantizationSummary,
     folder: Path,
     progress: Progress,
 ) -> Mixed:
-    twin = folder / "float.onnx" if order.thorough else order.model
+    written = folder / "float.onnx"
+    twin = written if written.exists() else order.model
     return quantize_mixed(
         order.model,
         inputs.calibration,
@@ -247,7 +272,7 @@ def _mix(
         budget,
         folder,
         base=Base(twin, folder / "int8.onnx"),
-        ignore=order.ignore,
+        ignore=kept_layers(summary.document()),
         progress=progress,
     )
 

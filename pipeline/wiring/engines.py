@@ -64,7 +64,7 @@ def simplify_stages(request: Request, network: str) -> Iterator[Stage]:
 
 def observe_stages(request: Request) -> Iterator[Stage]:
     """Ranges of every network that some target wants in INT8, seen once for all conventions."""
-    if request.settings.quantize.effort == "thorough":
+    if request.settings.quantize.searches:
         return
     wanted = {
         variant.network
@@ -117,7 +117,7 @@ def _quantize_gate(request: Request, name: str, quantized: str, simple: Ref) -> 
         simple: the float model.
     """
     sides = {"reference": simple, "candidate": Ref(name, "model.onnx")}
-    if request.settings.quantize.effort == "thorough":
+    if request.settings.quantize.searches:
         # What its tensors are to be compared with; its outputs still are with the original's.
         sides["twin"] = Ref(quantized, "float.onnx")
     return request.gate("quantize", name, inputs=sides)
@@ -128,12 +128,16 @@ def _quantize_stage(request: Request, target: BuildTarget, network: str, simple:
     assert target.capability.quantization is not None
     settings = {"convention": target.capability.quantization.model_dump(), "ignore": section.ignore}
     name = quantized(target, network)
-    if section.effort == "thorough":
+    if section.searches:
+        # Where the float twin is fp16, layers that stay float are as well.
+        limits = {"max_drop": section.max_drop, "half": "fp16" in target.section.precisions}
         return Stage(
             name,
-            "pipeline.stages.quantize:write_best",
+            "pipeline.stages.quantize:search",
             inputs={"model": simple} | request.data("calibrate", "preprocess"),
-            settings=settings | {"samples": section.samples},
+            settings=settings
+            | {"samples": section.samples, "thorough": section.effort == "thorough"}
+            | (limits if section.max_drop is not None else {"max_drop": None}),
             tools=ONNX_TOOLS,
         )
     return Stage(
@@ -159,15 +163,15 @@ def _mix(request: Request, target: BuildTarget, variant: Variant) -> Iterator[St
         mixed(target, variant.network),
         "pipeline.stages.mix:mix",
         inputs={
-            "model": Ref(base, "float.onnx") if section.effort == "thorough" else simple,
+            "model": Ref(base, "float.onnx") if section.searches else simple,
             "int8": Ref(base, "model.onnx"),
+            "summary": Ref(base, "summary.json"),
         }
         | request.data("calibrate", "preprocess"),
         settings={
             "convention": target.capability.quantization.model_dump(),
             "budget": {"kind": kind, "limit": limit},
             "samples": section.samples,
-            "ignore": section.ignore,
             "toolchain": target.toolchain,
             "device": target.device.name,
             "threads": target.section.threads,

@@ -171,6 +171,23 @@ def shuffle(net: Net) -> str:
     return net.head(net.conv(x, 8, group=8))
 
 
+def squeeze_excite(net: Net) -> str:
+    x = net.op("HardSwish", net.norm(net.conv("input", 8, bias=False)))
+    x = net.op("HardSwish", net.conv(x, 8, group=8))
+    gate = net.relu(net.conv(net.op("GlobalAveragePool", x), 4, k=1))
+    gate = net.op("HardSigmoid", net.conv(gate, 8, k=1), alpha=1 / 6)
+    return net.head(net.conv(net.op("Mul", x, gate), 6, k=1))
+
+
+def hard_swish_written_out(net: Net) -> str:
+    three, zero, six = (net.constant(np.float32(value)) for value in (3, 0, 6))
+    x = net.conv("input", 8)
+    x = net.op("Div", net.op("Mul", x, net.op("Clip", net.op("Add", x, three), zero, six)), six)
+    y = net.conv(x, 8)
+    y = net.op("Mul", y, net.op("HardSigmoid", y, alpha=1 / 6))
+    return net.head(net.conv(y, 8))
+
+
 PATTERNS: dict[str, Callable[[Net], str]] = {
     function.__name__: function
     for function in (
@@ -189,6 +206,8 @@ PATTERNS: dict[str, Callable[[Net], str]] = {
         reflect_pad_conv,
         average_pool,
         shuffle,
+        squeeze_excite,
+        hard_swish_written_out,
     )
 }
 

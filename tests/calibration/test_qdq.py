@@ -17,6 +17,7 @@ from calibration_cases import ASYMMETRIC, ASYMMETRIC_7, SYMMETRIC, SYMMETRIC_7, 
 from float_models import PATTERNS, Net, batches, images, pattern, small_network
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nvidia_parser import needs_parser, parse
 from onnx import numpy_helper
 
 from calibration.load import load
@@ -54,8 +55,23 @@ def test_patterns_are_close_to_float_and_stay_so_in_the_runtimes(name, conventio
     assert sqnr_db(expected, run_openvino(out, inputs)) > 18
 
 
+@needs_parser
+@pytest.mark.parametrize("name", PATTERNS)
+def test_nvidias_parser_takes_every_pattern(name: str, tmp_path: Path, observe) -> None:
+    path, out = pattern(name, tmp_path), tmp_path / "int8.onnx"
+    quantize(path, observe(path), SYMMETRIC, out)
+    assert parse(out) == []
+
+
+@needs_parser
+def test_nvidias_parser_refuses_zero_points(tmp_path: Path, observe) -> None:
+    path, out = pattern("residual", tmp_path), tmp_path / "int8.onnx"
+    quantize(path, observe(path), ASYMMETRIC, out)
+    assert parse(out)
+
+
 @BOTH
-@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
 def test_a_whole_network(convention, method: str, tmp_path: Path) -> None:
     path, out, inputs = (
         small_network(tmp_path / "net.onnx"),

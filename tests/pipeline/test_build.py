@@ -152,7 +152,9 @@ def test_thorough_quantization_tries_repairs_and_is_gated_by_the_original(projec
     session = edit(project, ("samples = 64\n\n#", 'samples = 64\neffort = "thorough"\n\n#'))
     assert not [stage.name for stage in plan(session.request) if stage.name.startswith("observe")]
     entries = session.run_only("gate quantize student any-onnxruntime")
-    trials = json.loads((entries["quantize student any-onnxruntime"].out / "trials.json").read_text())
+    trials = json.loads((entries["quantize student any-onnxruntime"].out / "search.json").read_text())[
+        "trials"
+    ]
     assert len(trials) > 2 and set(trials[0]) == {"recipe", "distance"}
     gate = json.loads((entries["gate quantize student any-onnxruntime"].out / "gate.json").read_text())
     assert gate["passed"] and gate["reference"] == "float ONNX"
@@ -231,7 +233,7 @@ def test_a_missing_toolchain_is_named_with_the_extra_that_brings_it(project, mon
 
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        "pipeline.session.importlib.util.find_spec", lambda name: None if name == "openvino" else real(name)
+        "pipeline.packages.importlib.util.find_spec", lambda name: None if name == "openvino" else real(name)
     )
     with pytest.raises(ToolchainMissing, match="'openvino', which is not installed") as caught:
         Session(project / "build.toml").build()
