@@ -4,10 +4,11 @@
 
 Each side runs in processes of its own, A B B A A B …: ours as `edgewright bench` times an engine, OpenVINO's
 benchmark_app synchronously with one request. Both read the same IR, precision, streams and threads pinned
-alike, and one input. benchmark_app sets it once and reads a request's own clock; ours hands it over with every
-call and stands around that, so it has what an application pays besides. The ratio is the median of the rounds'
-ratios, with its distribution-free 95 % interval (two of their order statistics): on a machine with neighbours
-single rounds go astray. `quietest` compares the least median of either side. The aim is a ratio within 3 %.
+alike, and one input. benchmark_app sets it once and reads a request's own clock; ours hands it over with each
+call and stands around that, so it has what an application pays besides. The ratio is the median of the
+rounds' ratios, with its distribution-free 95 % interval (two of their order statistics): on a machine with
+neighbours single rounds go astray. `quietest` compares the least median of either side. The aim is a ratio
+within 3 %.
 
 `in_process` compares both ways of asking sample by sample: ours against a request whose tensors are set and
 which is read by its own clock, as benchmark_app does it, in turns in one process. Neighbours weigh on both.
