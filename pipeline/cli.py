@@ -68,11 +68,18 @@ def init(folder: Path) -> None:
 @click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
 @ALLOW_CODE
 @AS_JSON
-def build(build_file: Path, allow_code: bool, as_json: bool) -> None:
+@click.option("--in-docker", is_flag=True, help="Build in the toolchain's image, by Docker or Podman.")
+@click.pass_context
+def build(ctx: click.Context, build_file: Path, allow_code: bool, as_json: bool, in_docker: bool) -> None:
     """Do everything BUILD_FILE asks for that is not done yet.
 
     Example: edgewright build examples/footwear/build.toml
     """
+    if in_docker:
+        from pipeline.verbs.container import build_in_container
+
+        flags = ["--allow-code"] * allow_code + ["--json"] * as_json
+        ctx.exit(build_in_container(build_file, flags, allow_code))
     from pipeline.session import Session
     from pipeline.verbs.console import listening
     from pipeline.verbs.summary import build_document, build_text
