@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,8 @@ class BatchCheck:
         self._digests = {name: hashlib.sha256() for name in self._inputs}
         self._rows: dict[str, str] = {}
 
-    def add(self, batch: Mapping[str, NDArray[Any]]) -> None:
-        """Check one batch and count it.
+    def add(self, batch: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Check one batch, count it and give it back.
 
         Raises:
             DataError: a missing or unknown input, wrong element type, wrong shape or layout, NaN or infinity.
@@ -40,6 +40,7 @@ class BatchCheck:
             self._digests[name].update(np.ascontiguousarray(array).data)
             self._rows[name] = f"{name} {array.dtype} {array.shape[1:]}"
         self.samples += len(next(iter(batch.values())))
+        return batch
 
     def digest(self) -> str:
         """Return the sha256 of everything seen, in order, however it was cut into batches."""
@@ -71,6 +72,26 @@ class BatchCheck:
             raise DataError(
                 f"input {name!r} holds NaN or infinity", where=name, mend="check how the data is prepared"
             )
+
+
+def single_inputs(
+    graph: FloatGraph, batches: Iterable[Mapping[str, NDArray[Any]]]
+) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """Cut batches into single inputs where the model takes them: their activations fit into caches.
+
+    Args:
+        graph: the model they are meant for.
+        batches: input name → array [N, …].
+    """
+    axes = [value.type.tensor_type.shape.dim[:1] for value in graph.inputs]
+    free = all(len(first) == 1 and not first[0].HasField("dim_value") for first in axes)
+    for batch in batches:
+        counts = {len(array) for array in batch.values() if np.ndim(array)}
+        if not free or len(counts) != 1:
+            yield batch
+            continue
+        for index in range(counts.pop()):
+            yield {name: array[index : index + 1] for name, array in batch.items()}
 
 
 def _dtype(tensor: onnx.TypeProto.Tensor) -> np.dtype[Any]:

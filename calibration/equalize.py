@@ -25,7 +25,7 @@ from calibration.external import write
 from calibration.graph import FloatGraph, attribute
 from calibration.load import load
 from calibration.placement import place
-from calibration.ranges import Batch, tensor_values
+from calibration.ranges import Batch, not_finite, tensor_values
 from calibration.recentre import recentre
 
 Array = NDArray[np.float64]
@@ -102,6 +102,8 @@ def channel_ranges(
         for name, value in values.items():
             flat = np.moveaxis(value, 1, 0).reshape(value.shape[1], -1)
             low, high = flat.min(1).astype(np.float64), flat.max(1).astype(np.float64)
+            if not (np.isfinite(low).all() and np.isfinite(high).all()):
+                raise not_finite(name, "NaN" if np.isnan(low).any() else "infinity")
             lows[name] = np.minimum(lows.get(name, low), low)
             highs[name] = np.maximum(highs.get(name, high), high)
         seen += len(next(iter(values.values())))

@@ -76,6 +76,8 @@ def open_session(
         options: of the session.
         disabled: names of optimisations to leave out.
     """
+    # Threads that wait busily for the next node take the processor away from those that have work.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     arguments: dict[str, Any] = {"providers": ["CPUExecutionProvider"]}
     if disabled:
         arguments["disabled_optimizers"] = list(disabled)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.batches import single_inputs
 from calibration.external import open_session
 from calibration.gradient import SIGNS, probe_model
 from calibration.graph import FloatGraph
@@ -102,7 +103,7 @@ def weigh(
     sums = {name: _Sums(exponents[name]) for name in place(graph).tensors}
     passes: dict[tuple[tuple[int, ...], ...], _Pass] = {}
     seen = 0
-    for batch in _pieces(graph, batches):
+    for batch in single_inputs(graph, batches):
         shapes = {name: np.shape(value) for name, value in batch.items()}
         key = tuple(shapes.values())
         if key not in passes:
@@ -113,17 +114,6 @@ def weigh(
         if progress is not None:
             progress(seen)
     return {name: item.mean(seen) for name, item in sums.items()}
-
-
-def _pieces(graph: FloatGraph, batches: Iterable[Batch]) -> Iterable[Batch]:
-    """Cut batches into single inputs where the model takes them."""
-    firsts = [value.type.tensor_type.shape.dim[0] for value in graph.inputs]
-    fixed = any(item.HasField("dim_value") and item.dim_value != 1 for item in firsts)
-    for batch in batches:
-        count = len(next(iter(batch.values())))
-        for start in range(0, count, count if fixed else 1):
-            stop = count if fixed else start + 1
-            yield {name: np.asarray(value)[start:stop] for name, value in batch.items()}
 
 
 class _Pass:

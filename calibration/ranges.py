@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from calibration.batches import BatchCheck
+from calibration.batches import BatchCheck, single_inputs
 from calibration.clipping import (
     affine,
     entropy_range,
@@ -70,7 +70,7 @@ def collect(
     Args:
         model: float ONNX file.
         batches: input name → array [N, …] of the model's element type, one mapping a batch; unlabelled.
-        progress: called with the number of inputs seen so far after every batch.
+        progress: called with the number of inputs seen so far.
 
     Raises:
         ModelError: the model cannot be read, is quantized already, has nothing to quantize, does not run in
@@ -88,11 +88,13 @@ def collect(
         )
     check = BatchCheck(graph)
     histograms = {name: Histogram() for name in tensors}
+    seen = 0
     for values in tensor_values(graph, model, tensors, batches, check):
         for name, histogram in histograms.items():
-            histogram.add(values[name], _every(values[name]))
+            _count(name, histogram, values[name])
         if progress is not None:
-            progress(check.samples)
+            seen += len(next(iter(values.values())))
+            progress(seen)
     _refuse_constant(histograms)
     return Observations(histograms, check.samples, check.digest(), graph.sha256)
 
@@ -202,7 +204,9 @@ def tensor_values(
     batches: Iterable[Batch],
     check: BatchCheck | None = None,
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """Run batches through a float model in ONNX Runtime and yield the values of some of its tensors.
+    """Run inputs through a float model in ONNX Runtime, one by one if it takes that.
+
+    Yields the values of some of its tensors; nobody has looked whether they are finite.
 
     Args:
         graph: prepared float model.
@@ -216,27 +220,30 @@ def tensor_values(
     """
     check = check or BatchCheck(graph)
     session = _session(graph, tensors, model)
-    for batch in batches:
-        check.add(batch)
+    for batch in single_inputs(graph, map(check.add, batches)):
         computed = [name for name in tensors if name not in batch]
         # Asked for no tensor at all, ONNX Runtime computes every output.
         outputs = session.run(computed, dict(batch)) if computed else []
         values = {**batch, **dict(zip(computed, outputs, strict=True))}
-        yield {name: _finite(name, values[name]) for name in tensors}
+        yield {name: values[name] for name in tensors}
     if not check.samples:
         raise DataError("there is no calibration data", mend=f"give batches of inputs; {check.wanted()}")
 
 
-def _finite(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    # The sum is finite unless a value is not, or, hardly ever, it overflows: cheaper than looking at each.
-    if not np.isfinite(values.sum()) and not np.isfinite(values).all():
-        kind = "NaN" if np.isnan(values).any() else "infinity"
-        raise ModelError(
-            f"tensor {name!r} becomes {kind} on the calibration data",
-            where=name,
-            mend="look for a division or overflow before it, or leave out the inputs that cause it",
-        )
-    return values
+def _count(name: str, histogram: Histogram, values: NDArray[np.float32]) -> None:
+    try:
+        histogram.add(values, _every(values))
+    except ValueError as error:
+        raise not_finite(name, str(error)) from error
+
+
+def not_finite(tensor: str, kind: str) -> ModelError:
+    """Return the error of a tensor that becomes "NaN" or "infinity"."""
+    return ModelError(
+        f"tensor {tensor!r} becomes {kind} on the calibration data",
+        where=tensor,
+        mend="look for a division or overflow before it, or leave out the inputs that cause it",
+    )
 
 
 def _every(values: NDArray[np.float32]) -> int:

@@ -204,6 +204,12 @@ def timed_target(settings: Settings, targets: Sequence[BuildTarget]) -> BuildTar
     )
 
 
+def may_ship(settings: Settings, variant: Variant) -> bool:
+    """Whether a variant ships, or would in the place of a product that does not pay."""
+    stands_by = settings.pays.otherwise == "float" and variant.role == "float twin"
+    return variant.role == "product" or stands_by
+
+
 def product_precision(settings: Settings, target: BuildTarget) -> str:
     """The precision that ships on a target; INT8 where it ships too, before a mixed one."""
     return next(each.precision for each in variants_of(settings, target) if each.role == "product")
@@ -269,7 +275,7 @@ def published(settings: Settings, targets: Sequence[BuildTarget]) -> dict[str, R
             if not target.section.engine:
                 continue
             found[engine_path(target, variant)] = Ref(f"compile {target.name} {variant.name}", "engine")
-            if variant.role == "product" and target.obstacle is None:
+            if may_ship(settings, variant) and target.obstacle is None:
                 golden = Ref(f"golden {target.name} {variant.name}", "golden")
                 found[golden_path(target, variant)] = golden
             if variant.precision == "mixed":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from pipeline.build import needed, plan
 from pipeline.config import Settings, load_settings
+from pipeline.packages import PACKAGES, require
 from pipeline.places import toolchain_at
 from pipeline.products import BuildTarget, published, resolve_targets, timed_target, variants_of
 from pipeline.publish import publish
@@ -22,11 +22,8 @@ from pipeline.wiring.request import Request
 from targets.checks import check_request, refused
 from targets.errors import ConfigError, GateFailed, ToolchainMissing
 
-# Import name → the extra that brings it; what a build needs is checked before any work starts.
-TORCH_PACKAGES = {"torch": "torch", "safetensors": "torch", "torch_pruning": "torch"}
 # What else a target can be whose engines do not run here.
 OTHER_WAYS = '; or hand over the model alone: engine = false; or build on the device: host = "ssh://…"'
-ONNX_PACKAGES = {"onnx": "onnx", "onnxruntime": "onnx", "onnxsim": "onnx"}
 
 
 @dataclass(frozen=True)
@@ -123,13 +120,13 @@ class Session:
             ToolchainMissing: a package the build needs is not installed.
             CapabilityError: a device cannot do what is asked of it.
         """
-        _need(ONNX_PACKAGES)
+        require("onnx", "onnxruntime", "onnxsim")
         if self.settings.model.factory:
-            _need(TORCH_PACKAGES)
+            require("torch", "safetensors", "torch-pruning")
         if self.settings.export.exporter == "dynamo" and self.settings.model.factory:
-            _need({"onnxscript": "torch"})
+            require("onnxscript")
         if self.settings.data.kind == "images":
-            _need({"PIL": "images"})
+            require("pillow")
         for target in self.targets:
             version = _runtime_version(target, self.request.fingerprints[target.name])
             _check_device(self.settings, target, version)
@@ -171,15 +168,6 @@ class Session:
         return self.folder / Path(path).expanduser()
 
 
-def _need(packages: Mapping[str, str]) -> None:
-    for package, extra in packages.items():
-        if importlib.util.find_spec(package) is None:
-            raise ToolchainMissing(
-                f"this build needs the Python package {package!r}, which is not installed",
-                mend=f"pip install 'edgewright[{extra}]'",
-            )
-
-
 def _runtime_version(target: BuildTarget, fingerprint: Mapping[str, str]) -> str | None:
     """Version of the runtime where the target is; None where it is not needed.
 
@@ -188,6 +176,8 @@ def _runtime_version(target: BuildTarget, fingerprint: Mapping[str, str]) -> str
     """
     if not target.section.engine:
         return None
+    if target.place is None and target.toolchain in PACKAGES:
+        require(target.toolchain)
     version = fingerprint.get(target.toolchain, "missing")
     if version == "missing":
         probe = toolchain_at(target.toolchain, target.place).probe()

@@ -86,8 +86,9 @@ class Build:
         return self.targets[names.index(name)]
 
     def products(self, target: BuildTarget) -> list[Variant]:
-        """What ships for a target."""
-        return [variant for variant in variants_of(self.settings, target) if variant.role == "product"]
+        """What ships for a target, as it turned out: an engine that did not pay may have been set aside."""
+        shipped = next(each.products for each in self.record.targets if each.name == target.name)
+        return [variant for variant in variants_of(self.settings, target) if variant.name in shipped]
 
     def files(self, below: str) -> dict[str, Path]:
         """Files at or below a path of the output folder: path relative to it → file; each as handed over.

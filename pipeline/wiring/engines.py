@@ -11,6 +11,7 @@ from pipeline.products import (
     BuildTarget,
     Variant,
     formed,
+    may_ship,
     mixed,
     onnx_stage,
     quantized,
@@ -98,7 +99,7 @@ def target_stages(request: Request, target: BuildTarget) -> Iterator[Stage]:
             yield _compile(request, target, variant)
         if target.obstacle is None:
             yield _engine_gate(request, target, variant)
-            if variant.role == "product":
+            if may_ship(request.settings, variant):
                 yield _golden(request, target, variant)
     if target.obstacle is None:
         yield _measure(request, target, variants)

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
+from pipeline.packages import PACKAGES, Package
 from tests.conftest import SMALL_BUILD
 
 
@@ -79,7 +80,7 @@ def test_a_failing_gate_exits_with_1(small_build, tmp_path):
 
 
 def test_a_missing_toolchain_exits_with_3(small_build, monkeypatch):
-    monkeypatch.setattr("pipeline.session.ONNX_PACKAGES", {"no_such_package": "onnx"})
+    monkeypatch.setitem(PACKAGES, "onnxsim", Package("no_such_module", "simplify models", "onnx"))
     result = call("build", small_build / "build.toml")
     assert result.exit_code == 3 and "pip install 'edgewright[onnx]'" in result.stderr
 
