@@ -17,7 +17,7 @@ STUBS = "tensorrt-stubs==10.13.0.35.1"
 
 @pytest.fixture(scope="module")
 def stubs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stubs unpacked; they need the runtime itself to be installed, so they are kept out of environments."""
+    """The stubs unpacked: installed, they would ask for the runtime itself."""
     folder = tmp_path_factory.mktemp("stubs")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", STUBS, "--dest", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
