@@ -287,7 +287,10 @@ def probe(url: str, python: str) -> None:
 
 @main.group()
 def toolchain() -> None:
-    """Install toolchains that come as no part of edgewright, apart from everything else."""
+    """Install toolchains that come as no part of edgewright, apart from everything else.
+
+    Example: edgewright toolchain install tensorrt_rtx
+    """
 
 
 @toolchain.command()

@@ -22,6 +22,9 @@ from pipeline.wiring.request import Request
 from targets.checks import check_request, refused
 from targets.errors import ConfigError, GateFailed, ToolchainMissing
 
+# What else a target can be whose engines do not run here.
+OTHER_WAYS = '; or hand over the model alone: engine = false; or build on the device: host = "ssh://…"'
+
 
 @dataclass(frozen=True)
 class BuildResult:
@@ -134,7 +137,7 @@ class Session:
         if self.settings.student is None or self.settings.student.budget[0] != "latency_ms":
             return
         target = timed_target(self.settings, self.targets)
-        if target.place is not None:
+        if target.place is not None or target.obstacle is not None:
             raise ConfigError(
                 f"a latency budget cannot be kept on {target.name}: layers are timed on this machine alone",
                 where="student.latency_ms",
@@ -165,27 +168,30 @@ class Session:
         return self.folder / Path(path).expanduser()
 
 
-def _runtime_version(target: BuildTarget, fingerprint: Mapping[str, str]) -> str:
-    """Version of the runtime where the target is.
+def _runtime_version(target: BuildTarget, fingerprint: Mapping[str, str]) -> str | None:
+    """Version of the runtime where the target is; None where it is not needed.
 
     Raises:
         ToolchainMissing: there is none.
     """
+    if not target.section.engine:
+        return None
     if target.place is None and target.toolchain in PACKAGES:
         require(target.toolchain)
     version = fingerprint.get(target.toolchain, "missing")
     if version == "missing":
         probe = toolchain_at(target.toolchain, target.place).probe()
         place = f", {target.place['url']}" if target.place else ""
+        other = OTHER_WAYS if target.obstacle else ""
         raise ToolchainMissing(
             f"{target.toolchain} does not work: {probe.detail}",
             where=f"target {target.name!r}{place}",
-            mend=probe.mend,
+            mend=f"{probe.mend}{other}",
         )
     return version
 
 
-def _check_device(settings: Settings, target: BuildTarget, runtime_version: str) -> None:
+def _check_device(settings: Settings, target: BuildTarget, runtime_version: str | None) -> None:
     precisions = [variant.runs_as for variant in variants_of(settings, target)]
     violations = check_request(
         target.device,
@@ -194,6 +200,7 @@ def _check_device(settings: Settings, target: BuildTarget, runtime_version: str)
         precisions=[each for each in dict.fromkeys(precisions) if each == "fp32" or each != target.native],
         opset=None if settings.model.onnx else settings.export.opset,
         dynamic_batch=settings.export.dynamic_batch,
+        formed=True,
         runtime_version=runtime_version,
     )
     if violations:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 
@@ -31,19 +31,17 @@ from torch import Tensor, nn
 
 from pipeline import parallel
 from pipeline.compress.distill import divergence
+from pipeline.compress.mixing import Weights, diverse_rate, mixed, own_shares
 from pipeline.compress.repair import reestimate_batchnorm
 from pipeline.fit import EpochResult, Examples, FitSettings, Loss, Trainer, fit
 from pipeline.hardware import Hardware, best_hardware
 from pipeline.stage import Progress
 
-STRENGTH, SHARPNESS = 0.4, 500.0
-BINS = 10
 TEMPERATURE = 2.0
 # Images that statistics of batch normalisation are measured on after a graft: those of mixed weights are no
 # mixture of statistics, and an average would carry wrong ones through the next epoch.
 REESTIMATED = 1024
 
-Weights = Mapping[str, Tensor]
 # A network → what it is trained by, for as long as the context lasts.
 MakeLoss = Callable[[nn.Module], AbstractContextManager[Loss]]
 
@@ -61,47 +59,6 @@ class Training:
     results: list[EpochResult]
     select_top1: float
     words: str = ""
-
-
-def entropy(weights: Tensor) -> float:
-    """Entropy in nats of a layer's weights, counted in ten equally wide bins from least to greatest."""
-    counts = torch.histc(weights.detach().float().flatten(), BINS)
-    shares = counts[counts > 0] / weights.numel()
-    return float(-(shares * shares.log()).sum())
-
-
-def own_share(own: float, other: float, strength: float = STRENGTH, sharpness: float = SHARPNESS) -> float:
-    """α: what a layer keeps of its weights, by its entropy and the other's; α(a, b) + α(b, a) = 1."""
-    return strength / math.pi * math.atan(sharpness * (own - other)) + 0.5
-
-
-def own_shares(own: Weights, other: Weights, strength: float = STRENGTH) -> dict[str, float]:
-    """α of every parameter and buffer: that of the last convolution before it; a half before the first.
-
-    Args:
-        own: a network's state, in the order of its layers.
-        other: of a network of the same structure.
-        strength: A; zero is plain averaging.
-    """
-    shares, current = {}, 0.5
-    for name, weights in own.items():
-        if weights.ndim == 4:
-            current = own_share(entropy(weights), entropy(other[name]), strength)
-        shares[name] = current
-    return shares
-
-
-def mixed(own: Weights, other: Weights, shares: Mapping[str, float]) -> dict[str, Tensor]:
-    """α·own + (1 − α)·other; what is counted in whole numbers stays its own."""
-    return {
-        name: other[name].lerp(weights, shares[name]) if weights.is_floating_point() else weights.clone()
-        for name, weights in own.items()
-    }
-
-
-def diverse_rate(rate: float, number: int, networks: int) -> float:
-    """Peak learning rate of the network with this number, 1 … K; the last one's is `rate` itself."""
-    return rate * (1.0 + math.cos(math.pi * (networks - number) / networks)) / 2.0
 
 
 def equal_epochs(networks: int, epochs: int) -> int:

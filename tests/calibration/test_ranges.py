@@ -188,6 +188,24 @@ def test_several_inputs(tmp_path: Path) -> None:
     assert {"input", "other"} < set(observations.histograms)
 
 
+def test_a_fixed_batch_is_kept_whole_and_gives_the_same(tmp_path: Path) -> None:
+    found = []
+    for name, first in (("free", "N"), ("fixed", 8), ("one", 1)):
+        net = Net(shape=(first, 3, 16, 16))
+        path = net.save(tmp_path / f"{name}.onnx", net.conv(net.relu(net.conv("input", 4)), 4))
+        found.append(collect(path, batches(images(16), 1 if first == 1 else 8)))
+    for other in found[1:]:
+        assert choose(other, "mse", ASYMMETRIC) == choose(found[0], "mse", ASYMMETRIC)
+        assert other.inputs_sha256 == found[0].inputs_sha256
+
+
+def test_a_batch_of_another_size_than_fixed_is_refused(tmp_path: Path) -> None:
+    net = Net(shape=(8, 3, 16, 16))
+    path = net.save(tmp_path / "net.onnx", net.conv("input", 4))
+    with pytest.raises(DataError, match=r"the model wants 'input': float32 \[8, 3, 16, 16\]"):
+        collect(path, batches(images(4), 4))
+
+
 def test_symmetric_has_no_zero_points_and_relu_none_in_uint8(tmp_path: Path) -> None:
     observations = collect(small_network(tmp_path / "net.onnx"), batches(images(16, (3, 32, 32))))
     for method in ("minmax", "percentile", "entropy", "mse"):

@@ -13,17 +13,8 @@ from training_functions import CPU, examples, network
 from training_functions import SETTINGS as MANY
 
 from pipeline.compress.distill import cross_entropy
-from pipeline.compress.graft import (
-    Cultivation,
-    diverse_rate,
-    entropy,
-    equal_epochs,
-    fit_grafted,
-    fit_or_graft,
-    mixed,
-    own_share,
-    own_shares,
-)
+from pipeline.compress.graft import Cultivation, equal_epochs, fit_grafted, fit_or_graft
+from pipeline.compress.mixing import diverse_rate, entropy, mixed, own_share, own_shares
 from pipeline.fit import accuracy
 
 SETTINGS = replace(MANY, epochs=4, batch_size=32, flip=False, shift=0)
