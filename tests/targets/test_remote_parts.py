@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -27,6 +27,7 @@ WORD = "c'd"
 BOARD = Host("board", "anna", 2222)
 
 
+@settings(deadline=None)
 @given(NAMES, st.none() | NAMES, st.none() | st.integers(1, 65535))
 def test_an_address_is_read_as_it_is_written(name: str, user: str | None, port: int | None) -> None:
     host = Host(name, user, port)
@@ -90,6 +91,7 @@ def test_a_missing_python_is_a_missing_toolchain() -> None:
     assert isinstance(failure(BOARD, 127, "sh: 1: exec: python3: not found"), ToolchainMissing)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), st.integers() | st.text()), st.binary(max_size=2000), st.data())
 def test_messages_arrive_whole_or_not_at_all(header: dict, payload: bytes, data: st.DataObject) -> None:
     stream = io.BytesIO()
@@ -106,6 +108,7 @@ def test_what_is_no_message_is_refused() -> None:
         read_frame(io.BytesIO(b"Last login: Mon Nov 16 08:00:00 2026"))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300_000))
 def test_pieces_join_to_what_they_were_cut_from(content: bytes) -> None:
     assert b"".join(pieces(content)) == content
@@ -117,6 +120,7 @@ ARRAYS = hnp.arrays(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), ARRAYS, max_size=3))
 def test_arrays_come_back_as_they_went(arrays: dict[str, np.ndarray]) -> None:
     found = unpack_arrays(pack_arrays(arrays))
