@@ -255,8 +255,45 @@ def gc(build_files: tuple[Path, ...], remove: bool, allow_code: bool, as_json: b
 
 
 @main.group()
+def device() -> None:
+    """Devices over SSH, and the one file that goes to them.
+
+    Example: edgewright device probe ssh://user@jetson
+    """
+
+
+@device.command()
+@click.option("--out", type=click.Path(path_type=Path), default="edgewright-device.pyz", show_default=True)
+def app(out: Path) -> None:
+    """Write the program for devices: one file, for Python 3.8, numpy and a runtime.
+
+    Example: edgewright device app
+    """
+    from pipeline.verbs.device import write_program
+
+    write_program(out)
+    click.echo(f"wrote {out}")
+
+
+@device.command()
+@click.argument("url")
+@click.option("--python", default="python3", show_default=True, help="The Python there.")
+def probe(url: str, python: str) -> None:
+    """Print what the device at URL is, and which toolchains work there, as JSON.
+
+    Example: edgewright device probe ssh://nvidia@192.168.55.1
+    """
+    from pipeline.verbs.device import probe_device
+
+    click.echo(json.dumps(probe_device(url, python), indent=1))
+
+
+@main.group()
 def toolchain() -> None:
-    """Install toolchains that come as no part of edgewright, apart from everything else."""
+    """Install toolchains that come as no part of edgewright, apart from everything else.
+
+    Example: edgewright toolchain install tensorrt_rtx
+    """
 
 
 @toolchain.command()

@@ -226,7 +226,7 @@ def test_engines_of_two_builds_are_timed_in_turns(small_build: Path, tmp_path: P
     done = CliRunner().invoke(main, command)
     found = json.loads(done.stdout)["findings"]
     latencies = [finding for finding in found if finding["aspect"] == "latency"]
-    assert len(latencies) == 2
+    assert len(latencies) == 3
     assert all("timed in turns in one run" in finding["words"] for finding in latencies)
 
 
