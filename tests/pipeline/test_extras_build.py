@@ -46,7 +46,7 @@ def build_file(project, text):
 def test_a_network_is_cut_to_any_classes_by_scores_that_are_kept(project, tmp_path):
     path, first, second = build_file(project, ONE_TARGET), Ran(), Ran()
     found = trace_build(path, Wanted(("Sandal", "Bag"), share=0.8), False, first)
-    assert {"path scores", "paths", "customised"} <= {*first.names}
+    assert "customised" in first.names
     assert found.customised["macs"] < found.customised["macs_before"]
     assert found.paths["words"].startswith("Customising to these classes")
     assert "cut to" in paths_text(found)
