@@ -256,7 +256,10 @@ def gc(build_files: tuple[Path, ...], remove: bool, allow_code: bool, as_json: b
 
 @main.group()
 def device() -> None:
-    """Devices over SSH, and the one file that goes to them."""
+    """Devices over SSH, and the one file that goes to them.
+
+    Example: edgewright device probe ssh://user@jetson
+    """
 
 
 @device.command()

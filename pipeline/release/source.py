@@ -47,8 +47,9 @@ class Build:
 
     @cached_property
     def targets(self) -> list[BuildTarget]:
-        """The devices it was for."""
-        return resolve_targets(self.settings, self.folder)
+        """The devices it was for and was run on: nothing is released that no gate has seen there."""
+        run = {target.name for target in self.record.targets}
+        return [target for target in resolve_targets(self.settings, self.folder) if target.name in run]
 
     @property
     def record_sha256(self) -> str:
@@ -76,7 +77,15 @@ class Build:
 
         Raises:
             ConfigError: there is none of that name, or more than one to choose from.
+            ReleaseRefused: its engines were made and not run.
         """
+        for built in self.record.built:
+            if built.target == name:
+                raise ReleaseRefused(
+                    f"the engines of {name} were made and not run: {built.obstacle}",
+                    where=str(self.output),
+                    mend='build with host = "ssh://…", which gates and times them on the device',
+                )
         names = [target.name for target in self.targets]
         if name is None and len(names) == 1:
             return self.targets[0]
