@@ -53,7 +53,11 @@ class Tree:
 
 def amd64(trees: Path) -> Tree:
     """Debian's essential packages, its Python and numpy, and ONNX Runtime."""
-    return Tree(_made(trees / f"{SUITE}-amd64", "amd64", "essential", ("python3-numpy",), ("onnxruntime",)))
+    return Tree(
+        _made(
+            trees / f"{SUITE}-amd64", "amd64", "essential", ("python3-numpy", "libstdc++6"), ("onnxruntime",)
+        )
+    )
 
 
 def arm64(trees: Path) -> Tree:
