@@ -1,10 +1,24 @@
-"""Kinds of values that options of the verbs take."""
+"""Options that several verbs have, and the kinds of values they take."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
+
+BUILD_FILE = click.option(
+    "--build",
+    "build_file",
+    type=click.Path(path_type=Path),
+    default="build.toml",
+    show_default=True,
+    help="The build file.",
+)
+ALLOW_CODE = click.option(
+    "--allow-code", is_flag=True, help="The build file may name Python code of its own (you trust it)."
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
 class Numbers(click.ParamType[Any]):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from pipeline.commands.options import AS_JSON
+
 PATH = click.Path(path_type=Path)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 FORMS = ("folder", "tar.gz", "zip", "deb", "oci")
 
 
