@@ -1,4 +1,4 @@
-"""The verbs about machines: devices, toolchains, the store. Nothing heavy is imported before one of them runs."""
+"""The verbs about devices, toolchains and the store. Nothing heavy is imported before one of them runs."""
 
 from __future__ import annotations
 
