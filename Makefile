@@ -7,18 +7,21 @@ TORCH ?= torch==2.13.0
 # make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 
+TREES ?= $(HOME)/.cache/edgewright/trees
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 FASHION := /usr/share/datasets/fashion-mnist
 AS_ROOT := $(shell command -v apt-get >/dev/null 2>&1 && test "$$(id -u)" = 0 && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo data teacher lint test test-slow wheel clean
+.PHONY: help install demo data teacher lint test test-slow test-devices wheel clean
 
 help:
 	@echo "make demo       install into $(VENV), get the data, build the footwear sorter, write its report"
 	@echo "make test       install, then run the tests"
 	@echo "make test-slow  install, then run the long tests as well"
+	@echo "make test-devices  try bundles out in other systems, arm64 among them"
 	@echo "make lint       ruff and mypy"
 	@echo "make teacher    train the demo's teacher again and put it into examples/footwear"
 	@echo "make wheel      build the wheel into dist/"
@@ -41,6 +44,11 @@ test: install data
 
 test-slow: install data
 	$(BIN)/python -m pytest -m "not hardware"
+
+# Bundles in other systems: a clean Debian, an arm64 one by qemu, as a package. Wants root, a network,
+# mmdebstrap and qemu-user-static; the systems are kept in TREES.
+test-devices: install
+	EDGEWRIGHT_TREES=$(TREES) $(BIN)/python -m pytest -m slow tests/pipeline/test_release_devices.py
 
 wheel: install
 	$(BIN)/python -m build --wheel

@@ -42,6 +42,7 @@ from pipeline.compress.structure import apply
 from pipeline.datasets.folders import FolderSource, image_folder
 from pipeline.fit import Examples, FitSettings, accuracy, fit
 from pipeline.network import fill, load_weights, save_weights
+from pipeline.stages.networks import LONGEST_GRADIENT
 from targets import environment
 from targets.preprocess import Preprocess
 
@@ -162,11 +163,11 @@ def run(arguments: argparse.Namespace, seed: int) -> None:
     whole.eval().requires_grad_(False)
     baseline = {"network": arguments.network, "seed": seed, "dense_top1": accuracy(whole, data["test"])}
     seen = evidence(whole, data["train"], seed)
-    recipe = replace(TRAINING, epochs=arguments.epochs, learning_rate=0.05)
+    recipe = replace(TRAINING, epochs=arguments.epochs, learning_rate=0.05, clip=LONGEST_GRADIENT)
     for criterion, share in wanted:
         found = cell(whole, seen, criterion, share, data, recipe, arguments.allocation)
         with lines.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(baseline | {"epochs": arguments.epochs} | found) + "\n")
+            stream.write(json.dumps(baseline | {"epochs": recipe.epochs, "clip": recipe.clip} | found) + "\n")
 
 
 def main(given: Sequence[str] | None = None) -> None:

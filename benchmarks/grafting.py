@@ -40,7 +40,7 @@ from pipeline.zoo import resnet
 
 CONTENDERS = ("grafting", "single", "single, EMA")
 RATES = (0.05, 0.1, 0.2)
-IMAGES, SELECT, EPOCHS, WIDTHS = 8000, 3000, 6, (8, 16, 32)
+IMAGES, SELECT, EPOCHS, WIDTHS = 4000, 1000, 5, (8, 16, 32)
 Result = dict[str, Any]
 
 

@@ -6,23 +6,22 @@ equal and centred. Every fourth batch only judges; labels are never looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from calibration.bench import Base, Bench, Judge, Progress, Tried
-from calibration.best import JUDGED, quantize_best
+from calibration.best import divided, first, quantize_best
 from calibration.budgets import AverageBits, Budget, LargestDrop, Latency, PackedSize
 from calibration.forms import LayerForm
 from calibration.mixed import measure
 from calibration.packing import PackedSizes, pack_file
 from calibration.plan import BitsPlan
 from calibration.ranges import Batch
-from targets.errors import ConfigError, DataError
+from targets.errors import ConfigError
 
 if TYPE_CHECKING:
     from targets.capability import QuantizationConvention
@@ -110,23 +109,17 @@ def quantize_mixed(
         ModelError: as `quantize_best`.
     """
     check_budget(budget)
-    if len(batches) < JUDGED:
-        raise DataError(
-            f"there are {len(batches)} batches of calibration data",
-            mend=f"give at least {JUDGED}: every fourth one judges what is made of the others",
-        )
+    fitting, judging = divided(batches)
     report = progress or _silent
     base = _copied(base or _best(model, batches, convention, folder, ignore, report), folder)
-    fitting = first((batch for index, batch in enumerate(batches) if index % JUDGED != JUDGED - 1), FITTED)
+    fitted = first(fitting, FITTED)
     doing = partial(report, "measuring what every width costs")
     measured = measure(
-        base.float_model, fitting, convention.weight_bits, scores, ignore, doing, original=model
+        base.float_model, fitted, convention.weight_bits, scores, ignore, doing, original=model
     )
     with TemporaryDirectory() as scratch:
-        bench = Bench(measured, base, fitting, convention, tuple(ignore), Path(scratch), report)
-        return _finished(
-            budget, bench, Judge.of(model, list(islice(batches, JUDGED - 1, None, JUDGED))), folder
-        )
+        bench = Bench(measured, base, fitted, convention, tuple(ignore), Path(scratch), report)
+        return _finished(budget, bench, Judge.of(model, judging), folder)
 
 
 def check_budget(budget: Budget) -> None:
@@ -146,18 +139,6 @@ def check_budget(budget: Budget) -> None:
         raise ConfigError(
             f"a budget of {getattr(budget, value):g} cannot be met", mend="give a number above 0"
         )
-
-
-def first(batches: Iterable[Batch], samples: int) -> list[Batch]:
-    """Return the first batches that hold at least so many inputs, or all."""
-    chosen: list[Batch] = []
-    held = 0
-    for batch in batches:
-        if held >= samples:
-            break
-        chosen.append(batch)
-        held += len(next(iter(batch.values())))
-    return chosen
 
 
 def _best(

@@ -11,8 +11,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from calibration.best import observed
 from calibration.load import load
 from calibration.lower import lower_container
+from calibration.observations import Observations
 from calibration.plan import BitsPlan
 from calibration.qdq import quantize
 from calibration.ranges import Batch, Method, collect
@@ -63,7 +65,7 @@ class Variants:
         key = " ".join([*(f"{node}:{mask.sum()}" for node, mask in splits.items()), "|", *lifted])
         if key not in self.written:
             out = self.folder / f"variant-{len(self.written)}.onnx"
-            self._quantized(splits, lifted, self.batches[:1], out)
+            self._quantized(splits, lifted, lambda floats: collect(floats, self.batches[:1]), out)
             self.written[key] = out
         return self.written[key]
 
@@ -82,7 +84,7 @@ class Variants:
             progress: called with layers done and layers in all.
             out: where it goes.
         """
-        floats, summary = self._quantized(splits, lifted, self.batches, out)
+        floats, summary = self._quantized(splits, lifted, self._observed, out)
         graph = load(floats)
         nodes = {node.name: node for node in graph.nodes}
         bits = {
@@ -93,13 +95,19 @@ class Variants:
         lower_container(graph, quantized, plan, self.batches, self.convention.weight_bits, progress)
         out.write_bytes(quantized.SerializeToString(deterministic=True))
 
+    def _observed(self, floats: Path) -> Observations:
+        return observed(floats, self.batches, lambda *_: None)
+
     def _quantized(
-        self, splits: Mapping[str, Split], lifted: Sequence[str], batches: Sequence[Batch], out: Path
+        self,
+        splits: Mapping[str, Split],
+        lifted: Sequence[str],
+        observe: Callable[[Path], Observations],
+        out: Path,
     ) -> tuple[Path, QuantizationSummary]:
         floats = self._split(splits, out.with_suffix(".float.onnx")) if splits else self.model
-        observations = collect(floats, batches)
         ignore = [*self.ignore, *lifted]
-        return floats, quantize(floats, observations, self.convention, out, self.method, ignore)
+        return floats, quantize(floats, observe(floats), self.convention, out, self.method, ignore)
 
     def _split(self, splits: Mapping[str, Split], out: Path) -> Path:
         graph = load(self.model)

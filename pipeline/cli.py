@@ -68,11 +68,18 @@ def init(folder: Path) -> None:
 @click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
 @ALLOW_CODE
 @AS_JSON
-def build(build_file: Path, allow_code: bool, as_json: bool) -> None:
+@click.option("--in-docker", is_flag=True, help="Build in the toolchain's image, by Docker or Podman.")
+@click.pass_context
+def build(ctx: click.Context, build_file: Path, allow_code: bool, as_json: bool, in_docker: bool) -> None:
     """Do everything BUILD_FILE asks for that is not done yet.
 
     Example: edgewright build examples/footwear/build.toml
     """
+    if in_docker:
+        from pipeline.verbs.container import build_in_container
+
+        flags = ["--allow-code"] * allow_code + ["--json"] * as_json
+        ctx.exit(build_in_container(build_file, flags, allow_code))
     from pipeline.session import Session
     from pipeline.verbs.console import listening
     from pipeline.verbs.summary import build_document, build_text
@@ -248,8 +255,45 @@ def gc(build_files: tuple[Path, ...], remove: bool, allow_code: bool, as_json: b
 
 
 @main.group()
+def device() -> None:
+    """Devices over SSH, and the one file that goes to them.
+
+    Example: edgewright device probe ssh://user@jetson
+    """
+
+
+@device.command()
+@click.option("--out", type=click.Path(path_type=Path), default="edgewright-device.pyz", show_default=True)
+def app(out: Path) -> None:
+    """Write the program for devices: one file, for Python 3.8, numpy and a runtime.
+
+    Example: edgewright device app
+    """
+    from pipeline.verbs.device import write_program
+
+    write_program(out)
+    click.echo(f"wrote {out}")
+
+
+@device.command()
+@click.argument("url")
+@click.option("--python", default="python3", show_default=True, help="The Python there.")
+def probe(url: str, python: str) -> None:
+    """Print what the device at URL is, and which toolchains work there, as JSON.
+
+    Example: edgewright device probe ssh://nvidia@192.168.55.1
+    """
+    from pipeline.verbs.device import probe_device
+
+    click.echo(json.dumps(probe_device(url, python), indent=1))
+
+
+@main.group()
 def toolchain() -> None:
-    """Install toolchains that come as no part of edgewright, apart from everything else."""
+    """Install toolchains that come as no part of edgewright, apart from everything else.
+
+    Example: edgewright toolchain install tensorrt_rtx
+    """
 
 
 @toolchain.command()

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pipeline.onnxmodel.file import describe, read_model, write_model
+from pipeline.packages import PACKAGES
 from targets.errors import ModelError, ToolchainMissing
 
 INPUT = "input"
@@ -56,7 +57,7 @@ def export(
         if isinstance(error, ModuleNotFoundError) or "onnxscript" in str(error):
             raise ToolchainMissing(
                 "the dynamo exporter needs onnxscript",
-                mend="pip install 'edgewright[torch]', or set export.exporter = \"legacy\"",
+                mend=f'{PACKAGES["onnxscript"].install}, or set export.exporter = "legacy"',
             ) from error
         other = "legacy" if exporter == "dynamo" else "dynamo"
         raise ModelError(

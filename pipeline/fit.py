@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -114,8 +114,13 @@ class Trainer:
 
     def epoch(self, train: Examples, rng: np.random.Generator, epoch: int, progress: Progress) -> float:
         """Train for one pass over the images; return the mean loss."""
+        return self.mean(list(self.learning(train, rng, epoch, progress)))
+
+    def learning(
+        self, train: Examples, rng: np.random.Generator, epoch: int, progress: Progress
+    ) -> Iterator[float]:
+        """Train for one pass over the images, a step each time the next loss is asked for."""
         self.whole.network.train()
-        total = 0.0
         for images, labels, weight in train.batches(self.settings, rng):
             value = self.step(images, labels, weight)
             if not math.isfinite(value):
@@ -123,10 +128,13 @@ class Trainer:
                     f"training diverged in epoch {epoch + 1}: the loss is {value}",
                     mend="lower training.learning_rate",
                 )
-            total += value
             if parallel.rank() == 0:
                 progress(f"epoch {epoch + 1} of {self.settings.epochs}", self.done, self.steps)
-        return parallel.mean(total / train.steps(self.settings), self.hardware.device)
+            yield value
+
+    def mean(self, losses: Sequence[float]) -> float:
+        """Mean loss of an epoch's steps, over all processes."""
+        return parallel.mean(sum(losses) / len(losses), self.hardware.device)
 
     def step(self, images: Tensor, labels: Tensor, weight: float) -> float:
         """Learn from one batch; return its loss."""

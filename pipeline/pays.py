@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A quantized product beside the fastest float twin of its network."""
+
+    product: Result
+    twin: Result
+    faster: Mapping[str, Any]
+    passed: bool
 
 
 def judge(
@@ -19,52 +30,60 @@ def judge(
         target: its name.
         results: of that target, as in the record.
         margin: times as fast as the float twin.
-        otherwise: what becomes of a product that does not pay: "report", "float" (its twin ships in its
-            place), "stop" (the build ends with exit code 1).
+        otherwise: what becomes of a product that does not pay: "report"; "float", it is set aside, and where
+            nothing else of its network pays, the float twin ships; "stop", the build ends with exit code 1.
 
     Returns:
-        The results, with other roles where a float twin ships, and the record's `Requirement`s.
+        The results, with their roles as they turned out, and the record's `Requirement`s.
     """
+    trials = [trial for trial in (_try(result, results, margin) for result in results) if trial]
     roles: dict[str, str] = {}
+    paying = {trial.product["network"] for trial in trials if trial.passed}
     requirements = []
-    for product in results:
-        if product["role"] != "product":
-            continue
-        twins = [
-            result
-            for result in results
-            if result["network"] == product["network"] and result["role"] == "float twin"
-        ]
-        if not twins:
-            continue
-        twin = min(twins, key=lambda result: float(result["latency"]["median_ms"]))
-        faster = next(each for each in product["speedups"] if each["baseline"] == twin["variant"])
-        passed = faster["interval"][0] >= margin
-        if not passed and otherwise == "float":
-            roles |= {product["variant"]: "set aside", twin["variant"]: "product"}
+    for trial in trials:
+        instead = otherwise == "float" and not trial.passed
+        promoted = instead and trial.product["network"] not in paying
+        if instead:
+            roles[trial.product["variant"]] = "set aside"
+        if promoted:
+            roles[trial.twin["variant"]] = "product"
         requirements.append(
             {
                 "kind": "pays",
                 "target": target,
-                "variant": product["variant"],
-                "passed": passed,
+                "variant": trial.product["variant"],
+                "passed": trial.passed,
                 "demanded": otherwise == "stop",
-                "words": _words(product, twin, faster, margin, passed, otherwise),
+                "words": _words(trial, margin, instead, promoted),
             }
         )
     chosen = [{**result, "role": roles.get(result["variant"], result["role"])} for result in results]
     return chosen, requirements
 
 
-def _words(
-    product: Result, twin: Result, faster: Mapping[str, Any], margin: float, passed: bool, otherwise: str
-) -> str:
-    low, high = faster["interval"]
+def _try(product: Result, results: Sequence[Result], margin: float) -> Trial | None:
+    twins = [
+        result
+        for result in results
+        if result["network"] == product["network"] and result["role"] == "float twin"
+    ]
+    if product["role"] != "product" or not twins:
+        return None
+    twin = min(twins, key=lambda result: float(result["latency"]["median_ms"]))
+    faster = next(each for each in product["speedups"] if each["baseline"] == twin["variant"])
+    return Trial(product, twin, faster, faster["interval"][0] >= margin)
+
+
+def _words(trial: Trial, margin: float, instead: bool, promoted: bool) -> str:
+    low, high = trial.faster["interval"]
+    twin = trial.twin["variant"]
     said = (
-        f"{product['variant']} is {faster['ratio']:.2f}× ({low:.2f}–{high:.2f}) as fast as "
-        f"{twin['variant']}, {margin:g}× was asked for"
+        f"{trial.product['variant']} is {trial.faster['ratio']:.2f}× ({low:.2f}–{high:.2f}) as fast as "
+        f"{twin}, {margin:g}× was asked for"
     )
-    if passed:
+    if trial.passed:
         return f"{said}: it pays."
-    instead = f", so {twin['variant']} ships in its place" if otherwise == "float" else ""
-    return f"{said}: it does not pay{instead}."
+    consequence = (
+        f", so {twin} ships in its place" if promoted else ", so it does not ship" if instead else ""
+    )
+    return f"{said}: it does not pay{consequence}."

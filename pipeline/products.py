@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pipeline.config import Settings, TargetSection
@@ -12,10 +13,13 @@ from targets.capability import Capability, Device, load_device
 from targets.cpu import cpu_flags
 from targets.errors import ConfigError
 from targets.native import native_precision
+from targets.toolchain import EngineOptions, load_toolchain
 
 # Precisions that ship beside each other; the others are the float twins they are compared with.
 QUANTIZED = ("int8", "mixed")
 UNITS = {"bytes": "b", "latency_ms": "ms"}
+# Of somebody's ONNX file all that is known before it is read: what is newer is refused everywhere.
+NEWEST_OPSET = 23
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class BuildTarget:
         device: what the device can do.
         capability: what it can do with the toolchain chosen.
         toolchain: name of that toolchain.
+        opset: newest one the networks may come in.
+        open_batch: they may come with a batch of any size.
         native: precision the runtime would compute a float model in by default.
     """
 
@@ -36,7 +42,34 @@ class BuildTarget:
     device: Device
     capability: Capability
     toolchain: str
+    opset: int
+    open_batch: bool
     native: str = "fp32"
+
+    @property
+    def precisions(self) -> list[str]:
+        """What is built, each once."""
+        return list(dict.fromkeys(self.section.precisions or self.capability.default_precisions()))
+
+    @property
+    def raw(self) -> dict[str, str]:
+        """Options for the runtime: the device's, and the build's, which win."""
+        return self.capability.options | self.section.raw
+
+    @cached_property
+    def obstacle(self) -> str | None:
+        """Why its engines are not run; None when they are, here or on the device."""
+        if not self.section.engine:
+            return "the build file asks for the model alone"
+        if self.place is not None:
+            return None
+        return load_toolchain(self.toolchain).obstacle(EngineOptions(raw=self.raw))
+
+    def needs_form(self, precision: str) -> bool:
+        """Whether networks have to be written in a form of this device's own."""
+        half = self.capability.fp16 == "graph" and precision != "fp32"
+        fixed = self.capability.shapes == "static" and self.open_batch
+        return half or fixed or self.opset > self.capability.opset_max or not self.section.engine
 
     @property
     def place(self) -> dict[str, str] | None:
@@ -89,9 +122,11 @@ def resolve_targets(settings: Settings, folder: Path) -> list[BuildTarget]:
         capability = device.capability(toolchain)
         own = device.name if device.name.endswith(toolchain) else f"{device.name}-{toolchain}"
         name = section.name or own
+        opset = NEWEST_OPSET if settings.model.onnx else settings.export.opset
+        open_batch = bool(settings.model.onnx) or settings.export.dynamic_batch
         here = section.host is None
         native = native_precision(toolchain, cpu_flags()) if here else "fp32"
-        found.append(BuildTarget(name, section, device, capability, toolchain, native))
+        found.append(BuildTarget(name, section, device, capability, toolchain, opset, open_batch, native))
     _refuse_doubles([target.name for target in found])
     return found
 
@@ -126,10 +161,12 @@ def variants_of(settings: Settings, target: BuildTarget) -> list[Variant]:
 
     The first float precision is the float twin everything is compared with. Where a quantized one ships,
     the one the runtime would choose by itself is a twin as well: users without this build get that one. The
-    teacher is quantized as well where its students are: what plain quantization would have come to.
+    teacher is quantized as well where its students are: what plain quantization would have come to. Where
+    engines are not run there is nothing to compare, and only what ships is made.
     """
-    precisions = list(dict.fromkeys(target.section.precisions))
-    floats: list[str] = [precision for precision in precisions if precision not in QUANTIZED] or ["fp32"]
+    precisions = target.precisions
+    floats = [precision for precision in precisions if precision not in QUANTIZED]
+    floats = floats or [str(target.capability.default_precisions()[0])]
     quantized = [precision for precision in QUANTIZED if precision in precisions]
     if quantized and target.native != "fp32" and target.native not in floats:
         floats.append(target.native)
@@ -137,6 +174,11 @@ def variants_of(settings: Settings, target: BuildTarget) -> list[Variant]:
     first, *rest = networks_of(settings)
     shipped = ordered[len(floats) :] or ordered[-1:]
     roles = dict.fromkeys(ordered, "float twin") | dict.fromkeys(shipped, "product")
+    if target.obstacle is not None:
+        networks = rest or [first]
+        return [
+            Variant(network, precision, roles[precision]) for network in networks for precision in ordered
+        ]
     if not rest:
         return [Variant(first, precision, roles[precision]) for precision in ordered]
     baselines = [floats[0]] + ["int8"] * (len(ordered) > len(floats))
@@ -162,6 +204,12 @@ def timed_target(settings: Settings, targets: Sequence[BuildTarget]) -> BuildTar
     )
 
 
+def may_ship(settings: Settings, variant: Variant) -> bool:
+    """Whether a variant ships, or would in the place of a product that does not pay."""
+    stands_by = settings.pays.otherwise == "float" and variant.role == "float twin"
+    return variant.role == "product" or stands_by
+
+
 def product_precision(settings: Settings, target: BuildTarget) -> str:
     """The precision that ships on a target; INT8 where it ships too, before a mixed one."""
     return next(each.precision for each in variants_of(settings, target) if each.role == "product")
@@ -177,8 +225,18 @@ def mixed(target: BuildTarget, network: str) -> str:
     return f"mix {network} {target.name}"
 
 
+def formed(target: BuildTarget, variant: Variant) -> str:
+    """The stage that writes a variant in the form its device needs."""
+    return f"form {variant.name} {target.name}"
+
+
 def onnx_stage(target: BuildTarget, variant: Variant) -> str:
     """The stage that makes the ONNX file a variant is compiled from."""
+    return formed(target, variant) if target.needs_form(variant.precision) else source_stage(target, variant)
+
+
+def source_stage(target: BuildTarget, variant: Variant) -> str:
+    """The stage that makes a variant's ONNX file, before its device's own form."""
     if variant.precision == "mixed":
         return mixed(target, variant.network)
     if variant.precision == "int8":
@@ -188,7 +246,8 @@ def onnx_stage(target: BuildTarget, variant: Variant) -> str:
 
 def onnx_path(target: BuildTarget, variant: Variant) -> str:
     """Where a variant's ONNX file is handed over, below the output folder."""
-    suffix = f"-{variant.precision}-{target.name}" if variant.precision in QUANTIZED else ""
+    own = variant.precision in QUANTIZED or target.needs_form(variant.precision)
+    suffix = f"-{variant.precision}-{target.name}" if own else ""
     return f"models/{variant.network}{suffix}.onnx"
 
 
@@ -213,8 +272,10 @@ def published(settings: Settings, targets: Sequence[BuildTarget]) -> dict[str, R
     for target in targets:
         for variant in variants_of(settings, target):
             found[onnx_path(target, variant)] = Ref(onnx_stage(target, variant), "model.onnx")
+            if not target.section.engine:
+                continue
             found[engine_path(target, variant)] = Ref(f"compile {target.name} {variant.name}", "engine")
-            if variant.role == "product":
+            if may_ship(settings, variant) and target.obstacle is None:
                 golden = Ref(f"golden {target.name} {variant.name}", "golden")
                 found[golden_path(target, variant)] = golden
             if variant.precision == "mixed":

@@ -217,6 +217,26 @@ class Target(Part):
     steps: list[StepTime] = Field(default=[], description="what an application does besides inference")
 
 
+class Built(Part):
+    """One variant for a device it was not run on: made here, to be timed and checked there."""
+
+    target: str
+    device: str
+    toolchain: str
+    toolchain_version: str | None = Field(description="null where no engine was compiled")
+    obstacle: str = Field(description="why it was not run")
+    variant: str
+    network: str
+    precision: Literal["fp32", "fp16", "bf16", "int8", "mixed"]
+    role: Literal["product", "float twin", "baseline"]
+    engine: EngineInfo | None = Field(description="null where the model alone is handed over")
+    onnx_path: str
+    changes: list[str] = Field(description="what was changed to give the model the device's form")
+    command: str | None = Field(description="makes the engine on the device; null where it is made already")
+    estimate: Accuracy = Field(description="of its ONNX file, run by ONNX Runtime; the device may differ")
+    headline: str
+
+
 class GateCheck(Part):
     """One figure of a gate against its threshold."""
 
@@ -268,6 +288,7 @@ class Record(Part):
     structure: Structure | None = Field(description="null where nothing is slimmed")
     targets: list[Target]
     results: list[Result]
+    built: list[Built] = Field(default=[], description="variants for devices they were not run on")
     gates: list[Gate]
     stages: list[StageCost]
     environments: dict[str, Environment] = Field(description="target name → machine")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from pipeline.build import needed, plan
 from pipeline.config import Settings, load_settings
+from pipeline.packages import PACKAGES, require
 from pipeline.places import toolchain_at
 from pipeline.products import BuildTarget, published, resolve_targets, timed_target, variants_of
 from pipeline.publish import publish
@@ -22,9 +22,8 @@ from pipeline.wiring.request import Request
 from targets.checks import check_request, refused
 from targets.errors import ConfigError, GateFailed, ToolchainMissing
 
-# Import name → the extra that brings it; what a build needs is checked before any work starts.
-TORCH_PACKAGES = {"torch": "torch", "safetensors": "torch", "torch_pruning": "torch"}
-ONNX_PACKAGES = {"onnx": "onnx", "onnxruntime": "onnx", "onnxsim": "onnx"}
+# What else a target can be whose engines do not run here.
+OTHER_WAYS = '; or hand over the model alone: engine = false; or build on the device: host = "ssh://…"'
 
 
 @dataclass(frozen=True)
@@ -121,13 +120,13 @@ class Session:
             ToolchainMissing: a package the build needs is not installed.
             CapabilityError: a device cannot do what is asked of it.
         """
-        _need(ONNX_PACKAGES)
+        require("onnx", "onnxruntime", "onnxsim")
         if self.settings.model.factory:
-            _need(TORCH_PACKAGES)
+            require("torch", "safetensors", "torch-pruning")
         if self.settings.export.exporter == "dynamo" and self.settings.model.factory:
-            _need({"onnxscript": "torch"})
+            require("onnxscript")
         if self.settings.data.kind == "images":
-            _need({"PIL": "images"})
+            require("pillow")
         for target in self.targets:
             version = _runtime_version(target, self.request.fingerprints[target.name])
             _check_device(self.settings, target, version)
@@ -138,7 +137,7 @@ class Session:
         if self.settings.student is None or self.settings.student.budget[0] != "latency_ms":
             return
         target = timed_target(self.settings, self.targets)
-        if target.place is not None:
+        if target.place is not None or target.obstacle is not None:
             raise ConfigError(
                 f"a latency budget cannot be kept on {target.name}: layers are timed on this machine alone",
                 where="student.latency_ms",
@@ -169,34 +168,30 @@ class Session:
         return self.folder / Path(path).expanduser()
 
 
-def _need(packages: Mapping[str, str]) -> None:
-    for package, extra in packages.items():
-        if importlib.util.find_spec(package) is None:
-            raise ToolchainMissing(
-                f"this build needs the Python package {package!r}, which is not installed",
-                mend=f"pip install 'edgewright[{extra}]'",
-            )
-
-
-def _runtime_version(target: BuildTarget, fingerprint: Mapping[str, str]) -> str:
-    """Version of the runtime where the target is.
+def _runtime_version(target: BuildTarget, fingerprint: Mapping[str, str]) -> str | None:
+    """Version of the runtime where the target is; None where it is not needed.
 
     Raises:
         ToolchainMissing: there is none.
     """
+    if not target.section.engine:
+        return None
+    if target.place is None and target.toolchain in PACKAGES:
+        require(target.toolchain)
     version = fingerprint.get(target.toolchain, "missing")
     if version == "missing":
         probe = toolchain_at(target.toolchain, target.place).probe()
         place = f", {target.place['url']}" if target.place else ""
+        other = OTHER_WAYS if target.obstacle else ""
         raise ToolchainMissing(
             f"{target.toolchain} does not work: {probe.detail}",
             where=f"target {target.name!r}{place}",
-            mend=probe.mend,
+            mend=f"{probe.mend}{other}",
         )
     return version
 
 
-def _check_device(settings: Settings, target: BuildTarget, runtime_version: str) -> None:
+def _check_device(settings: Settings, target: BuildTarget, runtime_version: str | None) -> None:
     precisions = [variant.runs_as for variant in variants_of(settings, target)]
     violations = check_request(
         target.device,
@@ -205,6 +200,7 @@ def _check_device(settings: Settings, target: BuildTarget, runtime_version: str)
         precisions=[each for each in dict.fromkeys(precisions) if each == "fp32" or each != target.native],
         opset=None if settings.model.onnx else settings.export.opset,
         dynamic_batch=settings.export.dynamic_batch,
+        formed=True,
         runtime_version=runtime_version,
     )
     if violations:

@@ -83,7 +83,7 @@ def achieved(
         return Achieved(latency["median_ms"], (low, high), f"{product['variant']} on {target}")
     if kind == "bytes":
         largest = max(products, key=lambda each: each["weight_bytes"])
-        return Achieved(largest["weight_bytes"], None, largest["engine"]["onnx_path"])
+        return Achieved(largest["weight_bytes"], None, largest["onnx_path"])
     return Achieved(facts[kind], None, "the ONNX file")
 
 

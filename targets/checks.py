@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # QuantizeLinear has a scale per channel since this opset (ONNX operator changelog).
 PER_CHANNEL_OPSET = 13
+# Models are lowered to this opset and no further (docs/targets.md).
+OLDEST_FORM = 13
 
 
 def check_request(
@@ -32,6 +34,7 @@ def check_request(
     opset: int | None,
     dynamic_batch: bool,
     runtime_version: str | None,
+    formed: bool = False,
 ) -> list[Violation]:
     """Check what a build asks for, before any work is done.
 
@@ -41,12 +44,16 @@ def check_request(
         precisions: of the engines to build.
         opset: of the exported ONNX model; None when it is not known yet, as of a model still to be read.
         dynamic_batch: the model takes batches of any size.
+        formed: the model is written in the device's form first, which lowers its opset and fixes its batch.
         runtime_version: version installed where the engine is compiled; None when it is not known yet.
 
     Raises:
         ConfigError: the device has no such toolchain.
     """
     capability = device.capability(toolchain)
+    if formed and capability.opset_max >= OLDEST_FORM:
+        dynamic_batch = False
+        opset = opset and min(opset, capability.opset_max)
     violations = [_precision(capability, precision) for precision in precisions]
     violations += [_shapes(capability, "the batch" if dynamic_batch else "")]
     violations += [_runtime(capability, runtime_version)]

@@ -46,8 +46,8 @@ CONVENTION = QuantizationConvention(
 KINDS = ("mixed", "uniform", "noise-alone", "taylor", "weight-norm", "random")
 CACHE = Path.home() / ".cache" / "edgewright" / "networks"
 BATCH = 8
-# Of the 200 calibration images, those that plans and repairs are made with.
-FITTED = 128
+# Of the 200 calibration images, those that plans are made with, and of them those for repairs.
+FITTED, REPAIRED = 128, 96
 # How ranges of activations may be chosen; the rest of the calibration images says which is best.
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "mse")
 
@@ -90,8 +90,10 @@ def subject(name: str, folder: Path, cache: Path) -> Subject:
     kept = cache / f"{name}.mixed-scores.npz"
     if not kept.exists():
         _keep(measure(twin, batches), kept)
-    reference = logits(model, images.evaluation, optimised=True)
-    return Subject(name, int8, images, batches, _kept(twin, kept), cache, reference)
+    answers = cache / f"{name}.mixed-reference.npy"
+    if not answers.exists():
+        np.save(answers, logits(model, images.evaluation, optimised=True))
+    return Subject(name, int8, images, batches, _kept(twin, kept), cache, np.load(answers))
 
 
 def _quantize(model: Path, twin: Path, batches: list[Batch], judging: NDArray[np.float32], out: Path) -> None:
@@ -191,7 +193,7 @@ def run_cell(subject: Subject, kind: str, average: float, cache: Path) -> dict[s
     started = time.process_time()
     chosen = plan(subject, kind, average)
     model = onnx.load(subject.int8)
-    lower_container(subject.measured.graph, model, chosen, subject.batches)
+    lower_container(subject.measured.graph, model, chosen, subject.batches[: REPAIRED // BATCH])
     seconds = time.process_time() - started
     out = cache / f"{subject.name}.mixed-cell.onnx"
     out.write_bytes(model.SerializeToString(deterministic=True))
@@ -210,6 +212,7 @@ def run_cell(subject: Subject, kind: str, average: float, cache: Path) -> dict[s
         "int8_bytes": subject.int8.stat().st_size,
         "lowering_cpu_seconds": seconds,
         "calibration_images": FITTED,
+        "repair_images": REPAIRED,
         "evaluation_images": len(labels),
     }
 

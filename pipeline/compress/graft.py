@@ -12,7 +12,8 @@ and after every epoch each layer is mixed with the same layer of the network bef
 H is the entropy of a layer's weights in ten equally wide bins. The paper leaves out the π, with which alone
 α stays within (0, 1). What follows a convolution up to the next one (its normalisation, the classifier) is
 mixed by that convolution's α. At every step a network also learns the softened outputs (τ = 2) of the one
-before it, here as that one was before the last graft, so that networks need each other once an epoch alone.
+before it: here of its averaged weights, from the first graft on, and weighed by the share of the training
+that is done, since what an untrained network says is worth little.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 
@@ -30,18 +31,17 @@ from torch import Tensor, nn
 
 from pipeline import parallel
 from pipeline.compress.distill import divergence
+from pipeline.compress.mixing import Weights, diverse_rate, mixed, own_shares
 from pipeline.compress.repair import reestimate_batchnorm
 from pipeline.fit import EpochResult, Examples, FitSettings, Loss, Trainer, fit
 from pipeline.hardware import Hardware, best_hardware
 from pipeline.stage import Progress
 
-STRENGTH, SHARPNESS = 0.4, 500.0
-BINS = 10
 TEMPERATURE = 2.0
-# Images that statistics of batch normalisation are measured on after the last graft.
+# Images that statistics of batch normalisation are measured on after a graft: those of mixed weights are no
+# mixture of statistics, and an average would carry wrong ones through the next epoch.
 REESTIMATED = 1024
 
-Weights = Mapping[str, Tensor]
 # A network → what it is trained by, for as long as the context lasts.
 MakeLoss = Callable[[nn.Module], AbstractContextManager[Loss]]
 
@@ -61,79 +61,35 @@ class Training:
     words: str = ""
 
 
-def entropy(weights: Tensor) -> float:
-    """Entropy in nats of a layer's weights, counted in ten equally wide bins from least to greatest."""
-    counts = torch.histc(weights.detach().float().flatten(), BINS)
-    shares = counts[counts > 0] / weights.numel()
-    return float(-(shares * shares.log()).sum())
-
-
-def own_share(own: float, other: float, strength: float = STRENGTH, sharpness: float = SHARPNESS) -> float:
-    """α: what a layer keeps of its weights, by its entropy and the other's; α(a, b) + α(b, a) = 1."""
-    return strength / math.pi * math.atan(sharpness * (own - other)) + 0.5
-
-
-def own_shares(own: Weights, other: Weights, strength: float = STRENGTH) -> dict[str, float]:
-    """α of every parameter and buffer: that of the last convolution before it; a half before the first.
-
-    Args:
-        own: a network's state, in the order of its layers.
-        other: of a network of the same structure.
-        strength: A; zero is plain averaging.
-    """
-    shares, current = {}, 0.5
-    for name, weights in own.items():
-        if weights.ndim == 4:
-            current = own_share(entropy(weights), entropy(other[name]), strength)
-        shares[name] = current
-    return shares
-
-
-def mixed(own: Weights, other: Weights, shares: Mapping[str, float]) -> dict[str, Tensor]:
-    """α·own + (1 − α)·other; what is counted in whole numbers stays its own."""
-    return {
-        name: other[name].lerp(weights, shares[name]) if weights.is_floating_point() else weights.clone()
-        for name, weights in own.items()
-    }
-
-
-def diverse_rate(rate: float, number: int, networks: int) -> float:
-    """Peak learning rate of the network with this number, 1 … K; the last one's is `rate` itself."""
-    return rate * (1.0 + math.cos(math.pi * (networks - number) / networks)) / 2.0
-
-
 def equal_epochs(networks: int, epochs: int) -> int:
     """Epochs of one network that take at least as long: the other's outputs cost a third of a step more."""
     return math.ceil(networks * (epochs + (epochs - 1) / 3))
 
 
 class Cultivation(nn.Module):
-    """A loss, plus the softened outputs of the network before in the ring once there has been a graft.
+    """A loss, plus the softened outputs of another network once there is one to learn from.
 
     Args:
         base: of the network alone.
-        before: a copy of the network before it; evaluated, never trained.
     """
 
-    def __init__(self, base: Loss, before: nn.Module) -> None:
+    def __init__(self, base: Loss) -> None:
         super().__init__()
         self.base = base
-        self.before = before.eval().requires_grad_(False)
-        self.taught = False
+        self.told: Callable[[Tensor], Tensor] | None = None
 
-    def learn_from(self, weights: Weights) -> None:
-        """Take the other's weights of now."""
-        self.before.load_state_dict(weights)
-        self.taught = True
+    def learn_from(self, network: nn.Module) -> None:
+        """Learn what a network, which goes on learning itself, says of every batch."""
+        self.told = network.eval().forward
 
     def forward(self, images: Tensor, logits: Tensor, labels: Tensor, done: float) -> Tensor:
         """Loss of one batch, as of `pipeline.fit`."""
         value = self.base(images, logits, labels, done)
-        if not self.taught:
+        if self.told is None:
             return value
         with torch.no_grad():
-            told = self.before.eval()(images).float()
-        return value + TEMPERATURE**2 * divergence(told, logits, TEMPERATURE)
+            told = self.told(images).float()
+        return value + done * TEMPERATURE**2 * divergence(told, logits, TEMPERATURE)
 
 
 def fit_grafted(
@@ -150,7 +106,7 @@ def fit_grafted(
     """Train copies of a network in a ring; afterwards it holds the best weights any of them had.
 
     The best by the select split of all averaged weights: of every network after every epoch, and of what the
-    last graft makes of them with batch normalisation measured anew.
+    last graft makes of them. Batch normalisation is measured anew after every graft.
 
     Args:
         network: as of `fit`.
@@ -179,12 +135,15 @@ def fit_grafted(
         ]
         generators = [np.random.default_rng([seed, place]) for place in range(networks)]
         for epoch in range(settings.epochs):
-            for place, (member, rng) in enumerate(zip(ring, generators, strict=True)):
-                value = member.trainer.epoch(train, rng, epoch, _named(progress, place, networks))
-                best.after_epoch(place, member.trainer.average, EpochResult(value, member.top1(select)))
+            losses = _learn(ring, train, generators, epoch, progress)
+            for place, (member, mine) in enumerate(zip(ring, losses, strict=True)):
+                result = EpochResult(member.trainer.mean(mine), member.top1(select))
+                best.after_epoch(place, member.trainer.average, result)
             _graft(ring)
+            for member in ring:
+                _measure_norms(member.trainer.whole.network, train)
+                _measure_norms(member.trainer.average, train)
         for place, member in enumerate(ring):
-            _measure_norms(member.trainer.average, train)
             best.look(place, member.trainer.average, member.top1(select))
     network.load_state_dict(best.weights)
     network.to("cpu").eval()
@@ -260,9 +219,25 @@ class _Member:
 def _member(
     base: Loss, network: nn.Module, settings: FitSettings, train: Examples, hardware: Hardware
 ) -> _Member:
-    cultivation = Cultivation(base, copy.deepcopy(network))
+    cultivation = Cultivation(base)
     steps = train.steps(settings) * settings.epochs
     return _Member(Trainer(network, cultivation, settings, steps, hardware), cultivation)
+
+
+def _learn(
+    ring: Sequence[_Member],
+    train: Examples,
+    generators: Sequence[np.random.Generator],
+    epoch: int,
+    progress: Progress,
+) -> list[list[float]]:
+    """An epoch of all networks, each a step in its turn; the losses of each."""
+    steps = [
+        member.trainer.learning(train, rng, epoch, _named(progress, place, len(ring)))
+        for place, (member, rng) in enumerate(zip(ring, generators, strict=True))
+    ]
+    turns = list(zip(*steps, strict=True))
+    return [list(losses) for losses in zip(*turns, strict=True)]
 
 
 @torch.no_grad()
@@ -275,7 +250,7 @@ def _graft(ring: Sequence[_Member]) -> None:
         mine = mixed(states[place], states[place - 1], shares)
         member.trainer.whole.network.load_state_dict(mine)
         member.trainer.average.load_state_dict(mixed(averages[place], averages[place - 1], shares))
-        member.cultivation.learn_from(averages[place - 1])
+        member.cultivation.learn_from(ring[place - 1].trainer.average)
 
 
 def _measure_norms(network: nn.Module, train: Examples) -> None:

@@ -92,12 +92,13 @@ def _pixels(layer: nn.Conv2d, size: tuple[int, int], position: Tensor) -> Tensor
 
     The layer's padding is done to a map of the pixels' numbers, which is far smaller than the images.
     """
-    numbers = torch.arange(size[0] * size[1], dtype=torch.float64, device=position.device).view(1, 1, *size)
+    numbers = torch.arange(size[0] * size[1], dtype=torch.float64).view(1, 1, *size)
     padded, width = _padded(layer, numbers)
     (down, right), (high, wide) = layer.dilation, _reach(layer)
-    rows = (position // width * layer.stride[0])[:, None, None] + torch.arange(0, high, down)[:, None]
-    columns = (position % width * layer.stride[1])[:, None, None] + torch.arange(0, wide, right)
-    return padded[0, 0, rows, columns].flatten(1).long()
+    place = position.cpu()[:, None, None]
+    rows = place // width * layer.stride[0] + torch.arange(0, high, down)[:, None]
+    columns = place % width * layer.stride[1] + torch.arange(0, wide, right)
+    return padded[0, 0, rows, columns].flatten(1).long().to(position.device)
 
 
 def _reach(layer: nn.Conv2d) -> tuple[int, int]:

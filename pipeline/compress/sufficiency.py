@@ -1,4 +1,4 @@
-"""Whether there are enough images to tell channels that matter from noise."""
+"""Whether scores can mean anything: enough images, and a teacher that knows the classes."""
 
 from __future__ import annotations
 
@@ -62,4 +62,27 @@ def check_images(labels: ArrayLike, classes: Sequence[str], groups: Sequence[Gro
     ]
     if short[NAMED:]:
         warnings.append(f"{len(short) - NAMED} more classes have too few images to score channels on")
+    return warnings
+
+
+def check_teacher(logits: ArrayLike, labels: ArrayLike, classes: Sequence[str]) -> list[str]:
+    """What to say about classes the teacher does not know, whatever its outputs are called.
+
+    Args:
+        logits: the teacher's for the wanted classes [N, K].
+        labels: of the images; K and more are of no wanted class [N].
+        classes: the K wanted ones.
+
+    Returns:
+        a warning for each class whose images the teacher takes for it no more often than by chance.
+    """
+    labels, chosen = np.asarray(labels), np.asarray(logits).argmax(1)
+    warnings = []
+    for label, name in enumerate(classes):
+        count, right = int((labels == label).sum()), int(((labels == label) & (chosen == label)).sum())
+        if count >= len(classes) > 1 and right * len(classes) <= count:
+            warnings.append(
+                f"the teacher takes {right} of {count} images of class {name!r} for what they are, no more "
+                "than chance: it does not know the class, or its outputs are in another order"
+            )
     return warnings

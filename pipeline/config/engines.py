@@ -77,7 +77,12 @@ class TargetSection(Section):
     device: str = Field(description='a name from "edgewright targets", "this-machine", or a .toml file')
     toolchain: str | None = Field(default=None, description="default: the device's first")
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    precisions: list[Precision] = Field(default=["fp32", "int8"], min_length=1)
+    precisions: list[Precision] | None = Field(
+        default=None, min_length=1, description="default: the device's first float precision, and int8"
+    )
+    engine: bool = Field(
+        default=True, description="false: hand over the model in the device's form, compiled by nobody here"
+    )
     threads: Annotated[int, Field(ge=0)] = Field(default=1, description="of one inference; 0 is all cores")
     raw: dict[str, str] = Field(default={}, description="options for the runtime, passed as they are")
     host: str | None = Field(

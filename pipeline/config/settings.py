@@ -57,7 +57,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _mixed(self) -> Settings:
-        mixed = any("mixed" in target.precisions for target in self.targets)
+        mixed = any("mixed" in (target.precisions or []) for target in self.targets)
         if mixed and self.quantize.mixed is None:
             raise ValueError('precision "mixed" needs [quantize.mixed], as in: bits = 5.0')
         if self.quantize.mixed and not mixed:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.source import Description, Images
+from pipeline.packages import PACKAGES
 from targets.errors import DataError, ToolchainMissing
 
 if TYPE_CHECKING:
@@ -195,9 +196,7 @@ def _open_image(path: Path) -> Image.Image:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
-        raise ToolchainMissing(
-            "reading image files needs Pillow", mend="pip install 'edgewright[images]'"
-        ) from error
+        raise ToolchainMissing("reading image files needs Pillow", mend=PACKAGES["pillow"].install) from error
     try:
         image = Image.open(path)
         image.load()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from targets.errors import ModelError
+from targets.onnxfile import opset_of
 
 # QuantizeLinear and DequantizeLinear take fp16 scales since this opset (ONNX operator changelog).
 HALF_SCALES_OPSET = 19
@@ -46,7 +47,7 @@ def write_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _refuse(model: onnx.ModelProto) -> None:
-    opset = max(each.version for each in model.opset_import if not each.domain)
+    opset = opset_of(model)
     if opset < HALF_SCALES_OPSET and any(node.op_type in QDQ for node in model.graph.node):
         raise ModelError(
             f"fp16 scales need ONNX opset {HALF_SCALES_OPSET}, the model has {opset}",
@@ -66,7 +67,7 @@ class _Conversion:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = model.graph
-        self.opset = max(each.version for each in model.opset_import if not each.domain)
+        self.opset = opset_of(model)
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
         values = (*self.graph.value_info, *self.graph.input, *self.graph.output)
         self.types = {value.name: value.type.tensor_type.elem_type for value in values}

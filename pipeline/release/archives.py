@@ -10,7 +10,6 @@ import io
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -78,7 +77,3 @@ def add_bytes(archive: tarfile.TarFile, name: str, content: bytes, seconds: int,
 def mode_of(path: Path) -> int:
     """0755 for what can be run, 0644 for all else."""
     return 0o755 if path.stat().st_mode & 0o100 else 0o644
-
-
-Writer = Callable[[Path, Path, str, datetime], None]
-ARCHIVES: dict[str, Writer] = {"tar.gz": write_tar_gz, "zip": write_zip}

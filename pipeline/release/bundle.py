@@ -97,7 +97,7 @@ def _write_papers(wish: Wish, draft: Manifest, folder: Path) -> None:
         "CHANGES.md": changes_text(draft, wish.previous),
         "labels.txt": "".join(f"{label}\n" for label in draft.labels),
         "sbom.cdx.json": sbom_text(draft, _files(folder), wish.build.finished),
-        **runner_files(draft),
+        **runner_files(draft, folder),
     }
     for path, text in texts.items():
         _write(folder / path, text)

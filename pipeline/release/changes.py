@@ -73,7 +73,7 @@ def _product(now: ProductInfo, before: ProductInfo) -> Iterator[str]:
 
 
 def _sizes(now: ProductInfo, before: ProductInfo) -> Iterator[str]:
-    if now.engine and before.engine and now.engine.size_bytes != before.engine.size_bytes:
+    if now.engine.size_bytes != before.engine.size_bytes:
         yield f"engine {before.engine.size_bytes:,} → {now.engine.size_bytes:,} bytes"
     if now.model.parameters != before.model.parameters:
         yield f"parameters {before.model.parameters:,} → {now.model.parameters:,}"

@@ -13,9 +13,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pipeline.products import BuildTarget
-from pipeline.release.archives import ARCHIVES
 from pipeline.release.bundle import Wish, bundle_name, refuse_strange_name, write_bundle
 from pipeline.release.concerns import concerns_of, require_accepted
+from pipeline.release.forms import write_form
 from pipeline.release.index import write_index
 from pipeline.release.keys import read_secret_key
 from pipeline.release.manifest import Manifest
@@ -25,8 +25,6 @@ from pipeline.session import Session
 from pipeline.store import explained
 from targets.bundle.listing import MANIFEST
 from targets.errors import ConfigError
-
-FORMS = ("folder", *ARCHIVES)
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Order:
         target: name of one target; None stands for the only one.
         everything: a bundle for every target, with SHA256SUMS and a feed.
         key: file of the secret key; None makes bundles that are not signed.
-        forms: of `FORMS`.
+        forms: "folder", and those of `pipeline.release.forms`.
         accept: kinds of concerns to release in spite of: dirty, failed, unstable.
         previous: folder of earlier releases, or of one bundle, to tell what changed.
         allow_code: the build file may name Python code of its own.
@@ -111,17 +109,10 @@ def _release_target(wish: Wish, target: BuildTarget, order: Order) -> Released:
         folder = Path(work) / name
         folder.mkdir()
         manifest = write_bundle(wish, target, folder)
-        made = [_form(form, folder, Path(work), wish.build) for form in order.forms]
+        date = wish.build.finished
+        made = [write_form(form, folder, Path(work), manifest, date) for form in dict.fromkeys(order.forms)]
         # Shown only when all of them are whole.
         return Released(manifest, [_moved(path, order.out / path.name) for path in made])
-
-
-def _form(form: str, folder: Path, work: Path, build: Build) -> Path:
-    if form == "folder":
-        return folder
-    path = work / f"{folder.name}.{form}"
-    ARCHIVES[form](folder, path, folder.name, build.finished)
-    return path
 
 
 def _moved(path: Path, place: Path) -> Path:

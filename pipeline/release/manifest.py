@@ -124,7 +124,7 @@ class ProductInfo(Part):
     network: str
     precision: str
     model: ModelFile
-    engine: EngineHeader | None = Field(description="null where it has to be built on the device")
+    engine: EngineHeader
     recipe: Recipe
     inputs: list[Tensor]
     outputs: list[Tensor]

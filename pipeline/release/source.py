@@ -47,8 +47,9 @@ class Build:
 
     @cached_property
     def targets(self) -> list[BuildTarget]:
-        """The devices it was for."""
-        return resolve_targets(self.settings, self.folder)
+        """The devices it was for and was run on: nothing is released that no gate has seen there."""
+        run = {target.name for target in self.record.targets}
+        return [target for target in resolve_targets(self.settings, self.folder) if target.name in run]
 
     @property
     def record_sha256(self) -> str:
@@ -76,7 +77,15 @@ class Build:
 
         Raises:
             ConfigError: there is none of that name, or more than one to choose from.
+            ReleaseRefused: its engines were made and not run.
         """
+        for built in self.record.built:
+            if built.target == name:
+                raise ReleaseRefused(
+                    f"the engines of {name} were made and not run: {built.obstacle}",
+                    where=str(self.output),
+                    mend='build with host = "ssh://…", which gates and times them on the device',
+                )
         names = [target.name for target in self.targets]
         if name is None and len(names) == 1:
             return self.targets[0]
@@ -86,8 +95,9 @@ class Build:
         return self.targets[names.index(name)]
 
     def products(self, target: BuildTarget) -> list[Variant]:
-        """What ships for a target."""
-        return [variant for variant in variants_of(self.settings, target) if variant.role == "product"]
+        """What ships for a target, as it turned out: an engine that did not pay may have been set aside."""
+        shipped = next(each.products for each in self.record.targets if each.name == target.name)
+        return [variant for variant in variants_of(self.settings, target) if variant.name in shipped]
 
     def files(self, below: str) -> dict[str, Path]:
         """Files at or below a path of the output folder: path relative to it → file; each as handed over.

@@ -92,7 +92,8 @@ def _broken_references(record: Record) -> list[str]:
     faults += [f"no target {name!r}" for name in sorted({name for name, _ in engines} - targets)]
     faults += [f"no target {name!r}" for name in sorted(set(record.environments) - targets)]
     students = record.structure.students if record.structure else []
-    used = {result.network for result in record.results} | {student.network for student in students}
+    used = {result.network for result in record.results} | {built.network for built in record.built}
+    used |= {student.network for student in students}
     return faults + [f"no network {name!r}" for name in sorted(used - networks)]
 
 

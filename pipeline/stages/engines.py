@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluate import classifier, predict, restrict, score
+from pipeline.evaluate import Classify, as_classifier, classifier, predict, restrict, score
 from pipeline.mistakes import mistakes
+from pipeline.onnxmodel.session import OnnxSession
 from pipeline.places import toolchain_of
 from pipeline.record import Accuracy
 from pipeline.stage import Context, Progress
@@ -52,6 +53,20 @@ def evaluate(context: Context) -> None:
     (context.out / "accuracy.json").write_text(text + "\n", encoding="utf-8")
 
 
+def estimate(context: Context) -> None:
+    """Score an ONNX file on the test split, for an engine that is not run. Artefact: accuracy.json."""
+    session = OnnxSession(context.inputs["model"])
+    accuracy = _score(
+        *as_classifier(session.run, session.inputs, session.outputs),
+        Task.load(context.inputs["task"]),
+        context.inputs["test"],
+        read_preprocess(context.inputs["preprocess"]),
+        context.progress,
+    )
+    text = accuracy.model_dump_json(indent=1)
+    (context.out / "accuracy.json").write_text(text + "\n", encoding="utf-8")
+
+
 def score_engine(
     engine: Engine,
     task: Task,
@@ -70,22 +85,33 @@ def score_engine(
     Raises:
         ModelError: the engine's outputs are neither.
     """
+    runner = (toolchain or load_toolchain(engine.toolchain)).open(engine)
+    try:
+        return _score(*classifier(runner), task, split, preprocess, progress, examples)
+    finally:
+        runner.close()
+
+
+def _score(
+    classify: Classify,
+    batch: int,
+    task: Task,
+    split: Path,
+    preprocess: Preprocess,
+    progress: Progress,
+    examples: int = 0,
+) -> Accuracy:
     images, labels = read_split(split)
     labels = task.translate(labels)
     mine = np.flatnonzero(labels >= 0)
-    runner = (toolchain or load_toolchain(engine.toolchain)).open(engine)
-    try:
-        infer, batch = classifier(runner)
-        done = itertools.accumulate(itertools.repeat(batch))
-        scores = predict(
-            infer,
-            images if len(mine) == len(labels) else images[mine],
-            preprocess,
-            batch,
-            lambda _: progress("evaluating", min(next(done), len(mine)), len(mine)),
-        )
-    finally:
-        runner.close()
+    done = itertools.accumulate(itertools.repeat(batch))
+    scores = predict(
+        classify,
+        images if len(mine) == len(labels) else images[mine],
+        preprocess,
+        batch,
+        lambda _: progress("evaluating", min(next(done), len(mine)), len(mine)),
+    )
     predictions = _predictions(scores, task)
     accuracy = score(predictions, labels[mine], task.outputs)
     shown = mistakes(accuracy, images, labels[mine], predictions, mine, examples)

@@ -37,6 +37,12 @@ def check_simplify(context: Context) -> None:
     _check(context, reference, onnx_side("simplified ONNX", context.inputs["candidate"]))
 
 
+def check_form(context: Context) -> None:
+    """A model and the form of it that a device needs. Artefact: gate.json."""
+    reference = onnx_side("ONNX", context.inputs["reference"])
+    _check(context, reference, onnx_side("ONNX in the device's form", context.inputs["candidate"]))
+
+
 def check_quantize(context: Context) -> None:
     """The float model and the quantized one. Artefact: gate.json."""
     reference = onnx_side("float ONNX", context.inputs["reference"])

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline.forms.form import before_form, write_form
 from pipeline.onnxmodel.file import ModelFacts, describe, read_model, write_model
 from pipeline.onnxmodel.macs import count_macs
 from pipeline.simplify import simplify
@@ -22,7 +23,7 @@ def take(context: Context) -> None:
     model = read_model(path)
     _check_fits(describe(model), _image_shape(context), path)
     for target, capability in context.settings["capabilities"].items():
-        require_runnable(path, Capability.model_validate(capability), target)
+        require_runnable(path, before_form(Capability.model_validate(capability)), target)
     write_model(model, context.out / "model.onnx")
 
 
@@ -42,6 +43,20 @@ def simplify_onnx(context: Context) -> None:
         "operators": facts.operators,
     }
     (context.out / "facts.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def form(context: Context) -> None:
+    """Write a model in the form a device needs, and check it. Artefacts: model.onnx, facts.json."""
+    capability = Capability.model_validate(context.settings["capability"])
+    out = context.out / "model.onnx"
+    changes = write_form(context.inputs["model"], capability, context.settings["precision"], out)
+    require_runnable(out, capability, context.settings["device"])
+    facts = {
+        "changes": changes,
+        "weight_bytes": describe(read_model(out)).weight_bytes,
+        "onnx_size_bytes": out.stat().st_size,
+    }
+    (context.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def _image_shape(context: Context) -> list[int]:

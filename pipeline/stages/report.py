@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.report.headline import headlines
 from pipeline.report.wording import wording
 from pipeline.slimming import Achieved, achieved, planned_cost, structure
 from pipeline.stage import Context
+from pipeline.stages.built import built_variants
 from pipeline.task import Task
 from targets.toolchain import Engine
 from targets.versions import installed_version
@@ -87,6 +89,9 @@ def assemble(settings: Mapping[str, Any], artefacts: Artefacts) -> Record:
                 for target in settings["targets"]
             ],
             "results": [result for rows in results.values() for result in rows],
+            "built": list(
+                built_variants(settings["built"], artefacts, artefacts.engine, wording(settings["labels"]))
+            ),
             "gates": [
                 artefacts(stage["name"], "gate.json")
                 for stage in settings["stages"]
@@ -186,12 +191,14 @@ def _achieved(
     artefacts: Artefacts,
 ) -> Achieved:
     products = [
-        result | {"weight_bytes": artefacts(variant["onnx_stage"], "facts.json")["weight_bytes"]}
-        for target in settings["targets"]
-        for variant, result in zip(target["variants"], results[target["name"]], strict=True)
-        if result["network"] == student and result["role"] == "product"
+        {"target": target["name"], "variant": variant["name"], "onnx_path": variant["onnx_path"]}
+        | {"weight_bytes": artefacts(variant["onnx_stage"], "facts.json")["weight_bytes"]}
+        | ({"latency": result["latency"]} if result else {})
+        for target in (*settings["targets"], *settings["built"])
+        for variant, result in itertools.zip_longest(target["variants"], results.get(target["name"], []))
+        if variant["network"] == student and (result or variant)["role"] == "product"
     ]
-    target = settings["settings"]["student"]["target"] or settings["targets"][0]["name"]
+    target = settings["settings"]["student"]["target"] or products[0]["target"]
     return achieved(kind, artefacts(f"simplify {student}", "facts.json"), products, target)
 
 

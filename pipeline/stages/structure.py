@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor, nn
 
 from pipeline.compress.allocation import make_plan
 from pipeline.compress.blocks import load_replaced
@@ -17,7 +18,7 @@ from pipeline.compress.latency import LatencyTable
 from pipeline.compress.readers import find_readers
 from pipeline.compress.scores import GroupScores, Scores, UncutLayer
 from pipeline.compress.shapes import Shapes, find_shapes
-from pipeline.compress.sufficiency import check_images
+from pipeline.compress.sufficiency import check_images, check_teacher
 from pipeline.stage import Context
 from pipeline.stages.loading import examples, fresh, fresh_uncut, input_shape, load_uncut, some
 from pipeline.task import Task
@@ -33,6 +34,7 @@ def score(context: Context) -> None:
     task = Task.load(context.inputs["task"])
     batches = some(examples(context, "train", task), settings["images"])
     warnings = check_images(torch.cat([labels for _, labels in batches]), task.outputs, groups)
+    warnings += _doubts(network, batches, task)
     readers = find_readers(network, groups, shape)
     evidence = Evidence(network, groups, readers, batches, len(task.outputs), settings["seed"])
     removal = rank(settings["importance"], evidence)
@@ -43,6 +45,15 @@ def score(context: Context) -> None:
         warnings=warnings,
     )
     scores.save(context.out / "scores.json")
+
+
+@torch.inference_mode()
+def _doubts(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], task: Task) -> list[str]:
+    """Whether the teacher knows the wanted classes; every fourth image is enough to see that."""
+    wanted = len(task.wanted)
+    looked = [(network(images[::4])[:, :wanted], labels[::4]) for images, labels in batches]
+    logits, labels = (torch.cat(parts) for parts in zip(*looked, strict=True))
+    return check_teacher(logits, labels, task.outputs[:wanted])
 
 
 def decide(context: Context) -> None:

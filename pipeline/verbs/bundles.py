@@ -9,7 +9,7 @@ import click
 
 PATH = click.Path(path_type=Path)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-FORMS = ("folder", "tar.gz", "zip")
+FORMS = ("folder", "tar.gz", "zip", "deb", "oci")
 
 
 @click.command()

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.packages import PACKAGES
 from pipeline.toolchains.install import installed
 from pipeline.toolchains.pins import pinned, pinned_names
 from targets.capability import load_device
 from targets.errors import EdgewrightError
 from targets.toolchain import TOOLCHAINS, load_toolchain
-
-# What a build does with a package, for those that are no toolchain: distribution → (module, purpose, extra).
-TOOLS = {
-    "torch": ("torch", "train, slim and export networks", "torch"),
-    "torch-pruning": ("torch_pruning", "slim networks", "torch"),
-    "safetensors": ("safetensors", "read and write weights", "torch"),
-    "onnxscript": ("onnxscript", "the dynamo exporter", "torch"),
-    "onnx": ("onnx", "read and write models", "onnx"),
-    "onnxsim": ("onnxsim", "simplify models", "onnx"),
-    "pillow": ("PIL", "read image files", "images"),
-}
 
 
 @dataclass(frozen=True)
@@ -48,7 +37,9 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Try every toolchain and look for every package."""
-    return [_toolchain(name) for name in sorted(TOOLCHAINS)] + [_package(name) for name in TOOLS]
+    return [_toolchain(name) for name in sorted(TOOLCHAINS)] + [
+        _package(name) for name in PACKAGES if name not in TOOLCHAINS
+    ]
 
 
 def this_machine() -> str:
@@ -75,7 +66,7 @@ def _toolchain(name: str) -> Finding:
 
 
 def _package(name: str) -> Finding:
-    module, purpose, extra = TOOLS[name]
-    if importlib.util.find_spec(module) is None:
-        return Finding(name, "package", False, None, purpose, f"pip install 'edgewright[{extra}]'")
-    return Finding(name, "package", True, importlib.metadata.version(name), purpose, None)
+    package = PACKAGES[name]
+    if not package.present:
+        return Finding(name, "package", False, None, package.purpose, package.install)
+    return Finding(name, "package", True, importlib.metadata.version(name), package.purpose, None)

@@ -50,8 +50,9 @@ def build_text(result: BuildResult) -> str:
     report = os.path.relpath(result.output / "report.html")
     if not result.ran and not result.changed:
         return f"Nothing to do: all {result.stages} stages are up to date. The report: {report}"
-    targets = load(result.output / "report.json").targets
-    headlines = [headline for target in targets for headline in target.headlines]
+    record = load(result.output / "report.json")
+    headlines = [headline for target in record.targets for headline in target.headlines]
+    headlines += [built.headline for built in record.built if built.role == "product"]
     reused = result.stages - len(result.ran)
     counts = f"{len(result.ran)} stages ran, {reused} were reused."
     return "\n".join(["", *headlines, "", counts, f"The report: {report}"])

@@ -6,7 +6,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.config import GateKind
-from pipeline.products import QUANTIZED, BuildTarget, Variant, mixed, onnx_stage, quantized, variants_of
+from pipeline.products import (
+    QUANTIZED,
+    BuildTarget,
+    Variant,
+    formed,
+    may_ship,
+    mixed,
+    onnx_stage,
+    quantized,
+    source_stage,
+    variants_of,
+)
 from pipeline.stage import Ref, Stage
 from pipeline.wiring.request import ONNX_TOOLS, Request
 
@@ -82,12 +93,19 @@ def target_stages(request: Request, target: BuildTarget) -> Iterator[Stage]:
     for variant in variants:
         if variant.precision == "mixed":
             yield from _mix(request, target, variant)
-        yield from _engine(request, target, variant)
-        if variant.role == "product":
-            yield _golden(request, target, variant)
-    yield _measure(request, target, variants)
+        if target.needs_form(variant.precision):
+            yield from _form(request, target, variant)
+        if target.section.engine:
+            yield _compile(request, target, variant)
+        if target.obstacle is None:
+            yield _engine_gate(request, target, variant)
+            if may_ship(request.settings, variant):
+                yield _golden(request, target, variant)
+    if target.obstacle is None:
+        yield _measure(request, target, variants)
     for variant in variants:
-        yield _evaluate(request, target, variant)
+        runs = target.obstacle is None
+        yield _evaluate(request, target, variant) if runs else _estimate(request, target, variant)
 
 
 def _quantize(request: Request, target: BuildTarget, network: str, ships: bool) -> Iterator[Stage]:
@@ -121,7 +139,7 @@ def _quantize_stage(request: Request, target: BuildTarget, network: str, simple:
     name = quantized(target, network)
     if section.searches:
         # Where the float twin is fp16, layers that stay float are as well.
-        limits = {"max_drop": section.max_drop, "half": "fp16" in target.section.precisions}
+        limits = {"max_drop": section.max_drop, "half": "fp16" in target.precisions}
         return Stage(
             name,
             "pipeline.stages.quantize:search",
@@ -166,35 +184,60 @@ def _mix(request: Request, target: BuildTarget, variant: Variant) -> Iterator[St
             "toolchain": target.toolchain,
             "device": target.device.name,
             "threads": target.section.threads,
-            "raw": target.section.raw,
+            "raw": target.raw,
         },
         **tools,
     )
     yield _quantize_gate(request, mixed(target, variant.network), base, simple)
 
 
-def _engine(request: Request, target: BuildTarget, variant: Variant) -> Iterator[Stage]:
-    name = f"compile {target.name} {variant.name}"
-    onnx = Ref(onnx_stage(target, variant), "model.onnx")
-    runtime = request.runtime(target)
+def _form(request: Request, target: BuildTarget, variant: Variant) -> Iterator[Stage]:
+    source = Ref(source_stage(target, variant), "model.onnx")
+    name = formed(target, variant)
     yield Stage(
         name,
+        "pipeline.stages.onnx:form",
+        inputs={"model": source},
+        settings={
+            "device": f"{target.device.name} with {target.toolchain}",
+            "capability": target.capability.model_dump(mode="json"),
+            "precision": variant.runs_as,
+        },
+        tools=ONNX_TOOLS,
+    )
+    half = target.capability.fp16 == "graph" and variant.precision != "fp32"
+    kind: GateKind = ENGINE_GATES[variant.precision] if half else "simplify"
+    sides = {"reference": source, "candidate": Ref(name, "model.onnx")}
+    yield request.gate(kind, name, inputs=sides, function="check_form")
+
+
+def _compile(request: Request, target: BuildTarget, variant: Variant) -> Stage:
+    return Stage(
+        f"compile {target.name} {variant.name}",
         "pipeline.stages.engines:compile_engine",
-        inputs={"model": onnx},
+        inputs={"model": Ref(onnx_stage(target, variant), "model.onnx")},
         settings=request.toolchain(target)
         | {
             "device": target.device.name,
             "capability": target.capability.model_dump(mode="json"),
             "precision": variant.runs_as,
             "threads": target.section.threads,
-            "raw": target.section.raw,
+            "raw": target.raw,
         },
-        **runtime,
+        **request.runtime(target),
     )
-    yield request.gate(
+
+
+def _engine_gate(request: Request, target: BuildTarget, variant: Variant) -> Stage:
+    name = f"compile {target.name} {variant.name}"
+    runtime = request.runtime(target)
+    return request.gate(
         ENGINE_GATES[variant.precision],
         name,
-        inputs={"reference": onnx, "candidate": Ref(name, "engine")},
+        inputs={
+            "reference": Ref(onnx_stage(target, variant), "model.onnx"),
+            "candidate": Ref(name, "engine"),
+        },
         settings=request.toolchain(target),
         **runtime | {"tools": (*ONNX_TOOLS, *runtime["tools"])},
     )
@@ -259,4 +302,18 @@ def _evaluate(request: Request, target: BuildTarget, variant: Variant) -> Stage:
         settings=request.toolchain(target)
         | {"examples": request.settings.report.examples if variant.ships else 0},
         **request.runtime(target),
+    )
+
+
+def _estimate(request: Request, target: BuildTarget, variant: Variant) -> Stage:
+    """What the ONNX file behind an engine that is not run scores on this machine."""
+    return Stage(
+        f"estimate {target.name} {variant.name}",
+        "pipeline.stages.engines:estimate",
+        inputs={
+            "model": Ref(onnx_stage(target, variant), "model.onnx"),
+            "task": Ref("task", "task.json"),
+        }
+        | request.data("test", "preprocess"),
+        tools=ONNX_TOOLS,
     )

@@ -56,12 +56,16 @@ def report_stage(request: Request, entries: Mapping[str, Entry]) -> Stage:
             "name": target.name,
             "device": target.device.name,
             "toolchain": target.toolchain,
+            "obstacle": target.obstacle,
+            "compiled": target.section.engine,
             "threads": target.section.threads,
+            "raw": target.raw,
             "fingerprint": request.fingerprints[target.name],
             "variants": [
                 asdict(variant)
                 | {
                     "name": variant.name,
+                    "runs_as": variant.runs_as,
                     "onnx_stage": onnx_stage(target, variant),
                     "onnx_path": onnx_path(target, variant),
                     "engine_path": engine_path(target, variant),
@@ -78,7 +82,8 @@ def report_stage(request: Request, entries: Mapping[str, Entry]) -> Stage:
         settings={
             "settings": request.settings.model_dump(mode="json"),
             "labels": labels_of(request.settings),
-            "targets": described,
+            "targets": [target for target in described if target["obstacle"] is None],
+            "built": [target for target in described if target["obstacle"] is not None],
             "stages": costs,
         },
         tools=("edgewright", "matplotlib", "jinja2"),

@@ -79,15 +79,26 @@ class Request:
         *,
         inputs: dict[str, Ref],
         settings: dict[str, Any] | None = None,
+        function: str | None = None,
         **rest: Any,
     ) -> Stage:
-        """A comparison of the stage `name`'s result with what it was made from."""
+        """A comparison of the stage `name`'s result with what it was made from.
+
+        Args:
+            kind: whose limits it has.
+            name: of the stage.
+            inputs: both sides.
+            settings: besides those of all gates.
+            function: of pipeline.stages.gates; None for the kind's own.
+            rest: of the stage.
+        """
+        own = f"check_{'engine' if kind.startswith('engine') else kind}"
         limits = DEFAULT_THRESHOLDS[kind].model_dump()
         chosen = self.settings.gates.limits.get(kind)
         limits |= chosen.model_dump(exclude_none=True) if chosen else {}
         return Stage(
             f"gate {name}",
-            f"pipeline.stages.gates:check_{'engine' if kind.startswith('engine') else kind}",
+            f"pipeline.stages.gates:{function or own}",
             inputs=inputs | self.data("calibrate", "preprocess"),
             settings={"name": name, "limits": limits, "samples": self.settings.gates.samples}
             | (settings or {}),
@@ -114,7 +125,7 @@ class Request:
             "device": target.device.name,
             "precision": product_precision(self.settings, target),
             "threads": target.section.threads,
-            "raw": target.section.raw,
+            "raw": target.raw,
             "convention": target.capability.quantization and target.capability.quantization.model_dump(),
         }
 

@@ -14,6 +14,7 @@ from targets.bundle.listing import (
     SIGNATURE,
     FileEntry,
     Listing,
+    is_safe,
     parents,
     read_listing,
 )
@@ -43,7 +44,11 @@ def verify_folder(folder: Path, key: bytes | None) -> Listing:
     if content is None:
         raise BundleError("there is no manifest", where=str(folder / MANIFEST), mend="get the bundle again")
     listing = read_listing(content, _small_file(folder, SIGNATURE), key)
-    faults = _faults(folder, listing)
+    try:
+        faults = _faults(folder, listing)
+    except OSError as error:
+        what = f"the bundle cannot be read: {error.strerror}"
+        raise BundleError(what, where=str(error.filename or folder)) from error
     if faults:
         shown = faults[:MOST_SHOWN]
         if len(faults) > MOST_SHOWN:
@@ -72,16 +77,16 @@ def digest_of(path: Path) -> tuple[int, str]:
 
 
 def _faults(folder: Path, listing: Listing) -> list[str]:
-    found: dict[str, int] = dict(_walk(folder, ""))
     folders = parents(listing.files)
+    found: dict[str, int] = dict(_walk(folder, "", folders))
     faults, added = [], []
     for path, kind in found.items():
         if path in (MANIFEST, SIGNATURE):
             continue
         if kind in KINDS:
-            faults.append(f"{path} is {KINDS[kind]}")
+            faults.append(f"{_shown(path)} is {KINDS[kind]}")
         elif kind == stat.S_IFDIR:
-            faults += [] if path in folders else [f"the folder {path} was added"]
+            faults += [] if path in folders else [f"the folder {_shown(path)} was added"]
         elif path in listing.files:
             faults += _changed(folder / path, path, listing.files[path])
         else:
@@ -108,22 +113,27 @@ def _absent_and_new(folder: Path, listing: Listing, missing: list[str], added: l
         before = digests.get(digest_of(folder / path)[1]) if digests else None
         if before in missing:
             missing.remove(before)
-            faults.append(f"{before} was renamed to {path}")
+            faults.append(f"{before} was renamed to {_shown(path)}")
         else:
-            faults.append(f"{path} was added")
+            faults.append(f"{_shown(path)} was added")
     return faults + [f"{path} is missing" for path in missing]
 
 
-def _walk(folder: Path, below: str) -> Iterator[tuple[str, int]]:
-    """Yield path and file type of everything, links not followed; of a folder before what is in it."""
+def _shown(path: str) -> str:
+    """A path for a terminal: one of no bundle's kind may hold anything."""
+    return path if is_safe(path) else ascii(path)
+
+
+def _walk(folder: Path, below: str, folders: set[str]) -> Iterator[tuple[str, int]]:
+    """Yield path and file type of everything, links not followed; only what lies in `folders` is entered."""
     with os.scandir(str(folder / below)) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
         path = f"{below}/{entry.name}".lstrip("/")
         kind = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
         yield path, kind
-        if kind == stat.S_IFDIR:
-            yield from _walk(folder, path)
+        if kind == stat.S_IFDIR and path in folders:
+            yield from _walk(folder, path, folders)
 
 
 def _small_file(folder: Path, name: str) -> bytes | None:

@@ -13,6 +13,7 @@ import numpy as np
 from targets.bench import bench
 from targets.bundle.folder import verify_folder
 from targets.bundle.keys import read_public_key
+from targets.bundle.listing import is_safe
 from targets.cpu import cpu_fingerprint, cpu_flags
 from targets.errors import BundleError, ModelError
 from targets.measure import MeasureSettings
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from targets.bundle.listing import Listing
 
 SELFTEST_SCHEMA = "edgewright.selftest/1"
+TARGET_KEYS = ("device", "architecture", "cpu_flags_required", "toolchain", "fingerprint")
+PRODUCT_KEYS = ("variant", "recipe", "latency")
 # Figures that must not be below their limit; the others must not be above.
 AT_LEAST = ("cosine", "top1_agreement")
 BENCH = MeasureSettings(warmup_min_s=0.2, warmup_max_s=2.0, min_samples=100, min_s=0.5, max_s=10.0)
@@ -80,7 +83,7 @@ def selftest(trial: Trial) -> dict[str, Any]:
     """
     verdict = Verdict()
     listing = _verified(trial, verdict)
-    if listing and _fits(listing.document["target"], verdict):
+    if listing and _complete(listing, verdict) and _fits(listing.document["target"], verdict):
         for product in listing.document["products"]:
             _try_product(trial, listing, product, verdict)
     return {
@@ -103,6 +106,22 @@ def _verified(trial: Trial, verdict: Verdict) -> Listing | None:
     signed = "signed by the key given" if listing.signed else "digests only, no key was given"
     verdict.say("verify", True, f"{len(listing.files)} files, {signed}")
     return listing
+
+
+def _complete(listing: Listing, verdict: Verdict) -> bool:
+    """Whether the manifest says what a self-test reads of it, and of files inside the bundle."""
+    try:
+        target, products = listing.document["target"], listing.document["products"]
+        lacking = [name for name in TARGET_KEYS if name not in target]
+        for product in products:
+            lacking += [name for name in PRODUCT_KEYS if name not in product]
+            paths = (product["model"]["path"], product["engine"]["path"], product["golden"])
+            lacking += [
+                f"a path inside the bundle instead of {path!r}" for path in paths if not is_safe(path)
+            ]
+    except (KeyError, TypeError) as error:
+        lacking = [str(error)]
+    return not lacking or verdict.say("manifest", False, f"it lacks {', '.join(lacking)}")
 
 
 def _fits(target: Mapping[str, Any], verdict: Verdict) -> bool:
@@ -136,15 +155,12 @@ def _try_product(trial: Trial, listing: Listing, product: Mapping[str, Any], ver
 def _engine(trial: Trial, listing: Listing, product: Mapping[str, Any]) -> tuple[Engine, str]:
     """The engine that came, or one built here from the ONNX file where that one is another version's."""
     toolchain = load_toolchain(listing.document["target"]["toolchain"])
-    if product["engine"] is not None:
-        shipped = Engine.load(trial.folder / product["engine"]["path"])
-        try:
-            toolchain.open(shipped).close()
-            return shipped, "the engine in the bundle"
-        except ModelError as error:
-            reason = error.what
-    else:
-        reason = "the bundle has none"
+    shipped = Engine.load(trial.folder / product["engine"]["path"])
+    try:
+        toolchain.open(shipped).close()
+        return shipped, "the engine in the bundle"
+    except ModelError as error:
+        reason = error.what
     digest = listing.files[product["model"]["path"]].sha256
     folder = trial.cache / "bundles" / _slug(f"{listing.name}-{product['variant']}-{digest[:16]}")
     try:

@@ -140,10 +140,7 @@ def verify(bundle: Path, key: Path) -> dict[str, Any]:
 
 def selftest(bundle: Path, key: Path | None, bench: bool) -> dict[str, Any]:
     """Try a bundle's folder out on this device; "passed" says how it went."""
-    try:
-        import numpy as _  # noqa: F401
-    except ImportError:
-        raise NUMPY from None
+    require_numpy()
     from targets.bundle.selftest import Trial
     from targets.bundle.selftest import selftest as try_out
 
@@ -172,11 +169,24 @@ def toolchain_here(name: str) -> Toolchain:
     Raises:
         ToolchainMissing: there is none of that name, or no numpy to use it with.
     """
+    require_numpy()
+    return load_toolchain(name)
+
+
+def require_numpy() -> None:
+    """Go on only where numpy is there and loads.
+
+    Raises:
+        ToolchainMissing: it does not.
+    """
     try:
         import numpy as _  # noqa: F401
-    except ImportError:
-        raise NUMPY from None
-    return load_toolchain(name)
+    except ImportError as error:
+        if installed_version("numpy") is None:
+            raise NUMPY from None
+        # numpy's own text is a page; what went wrong comes last.
+        reason = str(error).strip().splitlines()[-1]
+        raise ToolchainMissing(f"numpy does not load: {reason}", mend="install what it lacks") from error
 
 
 def opened(folder: Path) -> Any:

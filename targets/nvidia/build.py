@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterator
 
 from targets.errors import CapabilityError, ModelError
 from targets.nvidia.network import (
@@ -18,6 +18,7 @@ from targets.nvidia.network import (
     inputs_of,
     is_rtx,
     layers_of,
+    lengths,
     logger_of,
     outputs_of,
     parse,
@@ -25,6 +26,9 @@ from targets.nvidia.network import (
 )
 from targets.nvidia.options import BuildOptions
 from targets.toolchain import EngineOptions, TensorSpec
+
+if TYPE_CHECKING:
+    import tensorrt as trt
 
 SHOWN = 5
 # Precision → flags of a library that decides types by flags.
@@ -64,7 +68,7 @@ def build(library: Any, model: Path, options: EngineOptions) -> Built:
         CapabilityError: a DLA or GPU architecture there is not.
     """
     asked, log = BuildOptions.read(options.raw), Log()
-    builder = library.Builder(logger_of(library, log))
+    builder: trt.Builder = library.Builder(logger_of(library, log))
     network = parse(library, builder, model, builder.logger, log)
     config = _Configuration(library, builder, network, options.precision, asked, log)
     plans = [_plan(builder, network, config.config, model, log)]
@@ -84,11 +88,17 @@ class _Configuration:
     """How a builder is set."""
 
     def __init__(
-        self, library: Any, builder: Any, network: Any, precision: str, asked: BuildOptions, log: Log
+        self,
+        library: Any,
+        builder: trt.Builder,
+        network: trt.INetworkDefinition,
+        precision: str,
+        asked: BuildOptions,
+        log: Log,
     ) -> None:
         self._trt, self._builder, self._network = library, builder, network
         self._precision, self._asked, self._log = precision, asked, log
-        self.config = builder.create_builder_config()
+        self.config: trt.IBuilderConfig = builder.create_builder_config()
         self._set_types()
         self._set_effort()
         if is_rtx(library):
@@ -106,7 +116,7 @@ class _Configuration:
             else f"flags {', '.join(FLAGS.get(self._precision, ())) or 'none'}"
         )
         for tensor in self._dynamic():
-            low, usual, high = self._asked.profile(tensor.name, tuple(tensor.shape))
+            low, usual, high = self._asked.profile(tensor.name, lengths(tensor.shape))
             yield f"{tensor.name} from {list(low)} over {list(usual)} to {list(high)}"
         if self._asked.dla_core is not None:
             yield self._dla_note()
@@ -141,9 +151,11 @@ class _Configuration:
                 where="raw.compute_capability",
                 mend=f"it builds for: {', '.join(name for name in known if name.startswith('SM'))}",
             )
-        self.config.num_compute_capabilities = len(names)
+        # TensorRT has neither of these two.
+        config: Any = self.config
+        config.num_compute_capabilities = len(names)
         for index, name in enumerate(names):
-            self.config.set_compute_capability(known[name], index)
+            config.set_compute_capability(known[name], index)
 
     def _set_dla(self) -> None:
         core = self._asked.dla_core
@@ -175,16 +187,17 @@ class _Configuration:
         names = ", ".join(left[:SHOWN]) + (" …" if len(left) > SHOWN else "")
         return f"{core} takes {len(layers) - len(left)} of {len(layers)} layers; on the GPU: {names}"
 
-    def _dynamic(self) -> list[Any]:
+    def _dynamic(self) -> list[trt.ITensor]:
         inputs = (self._network.get_input(index) for index in range(self._network.num_inputs))
-        return [tensor for tensor in inputs if -1 in tuple(tensor.shape)]
+        return [tensor for tensor in inputs if -1 in lengths(tensor.shape)]
 
     def _add_profile(self) -> None:
         if not self._dynamic():
             return
         profile = self._builder.create_optimization_profile()
         for tensor in self._dynamic():
-            profile.set_shape(tensor.name, *self._asked.profile(tensor.name, tuple(tensor.shape)))
+            shapes = self._asked.profile(tensor.name, lengths(tensor.shape))
+            profile.set_shape(tensor.name, *(self._trt.Dims(shape) for shape in shapes))
         if self.config.add_optimization_profile(profile) < 0:
             raise ModelError(
                 f"the optimisation profile is refused: {self._log.reason()}",
@@ -202,7 +215,13 @@ class _Configuration:
             )
 
 
-def _plan(builder: Any, network: Any, config: Any, model: Path, log: Log) -> bytes:
+def _plan(
+    builder: trt.Builder,
+    network: trt.INetworkDefinition,
+    config: trt.IBuilderConfig,
+    model: Path,
+    log: Log,
+) -> bytes:
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ModelError(f"the builder refuses the network: {log.reason()}", where=str(model), mend=MEND)

@@ -80,7 +80,7 @@ def parse(library: Any, builder: trt.Builder, model: Path, logger: Any, log: Log
     flag = flags.STRONGLY_TYPED if strongly_typed(library) else flags.EXPLICIT_BATCH
     network: trt.INetworkDefinition = builder.create_network(1 << int(flag))
     network.name = NETWORK_NAME
-    parser = library.OnnxParser(network, logger)
+    parser: trt.OnnxParser = library.OnnxParser(network, logger)
     if not parser.parse_from_file(str(model)) or not network.num_outputs:
         reasons = "; ".join(refusals(parser)) or log.reason()
         raise ModelError(f"the parser refuses the model: {reasons}", where=str(model), mend=MEND)
@@ -92,7 +92,7 @@ def refusals(parser: trt.OnnxParser) -> list[str]:
     return [_fault(parser.get_error(index)) for index in range(parser.num_errors)]
 
 
-def _fault(error: Any) -> str:
+def _fault(error: trt.ParserError) -> str:
     reason = " ".join(str(error.desc()).split())[:200]
     # Names of nodes are told since TensorRT 9.
     operator = error.node_operator() if hasattr(error, "node_operator") else ""
@@ -118,5 +118,10 @@ def layers_of(network: trt.INetworkDefinition) -> list[dict[str, str]]:
     ]
 
 
-def _spec(library: Any, tensor: Any) -> TensorSpec:
-    return TensorSpec(tensor.name, np.dtype(library.nptype(tensor.dtype)).name, tuple(tensor.shape))
+def _spec(library: Any, tensor: trt.ITensor) -> TensorSpec:
+    return TensorSpec(tensor.name, np.dtype(library.nptype(tensor.dtype)).name, lengths(tensor.shape))
+
+
+def lengths(dims: trt.Dims) -> tuple[int, ...]:
+    """Return the lengths of a shape; -1 where it is open."""
+    return tuple(dims[index] for index in range(len(dims)))

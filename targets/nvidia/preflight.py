@@ -12,13 +12,16 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from targets.errors import EdgewrightError, ToolchainMissing
 from targets.nvidia.build import build
 from targets.nvidia.network import Log, logger_of, refusals
 from targets.tensorrt_rtx import TensorRtRtx
 from targets.toolchain import EngineOptions
+
+if TYPE_CHECKING:
+    import tensorrt as trt
 
 # The architecture nearest to Orin (8.7) that TensorRT-RTX builds for.
 NEAREST = {"compute_capability": "8.6", "builds": "1"}
@@ -104,7 +107,7 @@ def examine(model: Path, precision: str) -> dict[str, Any]:
     return {"builds": True, "reasons": reasons, "nodes": nodes, "layers": built.layers}
 
 
-def _support(parser: Any, model: Path) -> list[dict[str, Any]]:
+def _support(parser: trt.OnnxParser, model: Path) -> list[dict[str, Any]]:
     import onnx
 
     graph = onnx.load(str(model), load_external_data=False).graph

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 BUSY_WAIT_S = 1800.0
 # A transfer goes on after the link broke, until it broke so often with nothing new across.
-ATTEMPTS = 5
+ATTEMPTS = 6
+FIRST_PAUSE_S = 0.5
 
 
 class Device:
@@ -172,7 +173,7 @@ class _Attempts:
         except LinkLost as lost:
             if self._furthest <= self._begun_at:
                 self.count(lost)
-            time.sleep(0.5)
+            time.sleep(FIRST_PAUSE_S * 2 ** (ATTEMPTS - self._left))
 
 
 def _close_all(connections: list[Connection]) -> None:

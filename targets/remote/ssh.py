@@ -132,7 +132,7 @@ def _connection_failure(where: str, hand: str, said: str) -> DeviceError:
     if re.search(
         r"Connection refused|No route to host|Network is unreachable|connect to host .* timed out", said
     ):
-        return DeviceError(
+        return LinkLost(
             f"the device cannot be reached: {last}",
             where=where,
             mend=f"see that it is on, on the network and runs an SSH server; try by hand: {hand}",

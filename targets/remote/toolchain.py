@@ -62,6 +62,10 @@ class RemoteToolchain:
         ]
         return found
 
+    def obstacle(self, options: EngineOptions) -> str | None:  # noqa: ARG002
+        """Engines run on the device that compiles them."""
+        return None
+
     def compile(self, model: Path, device: str, options: EngineOptions, folder: Path) -> Engine:
         """Compile a model there and bring the engine here.
 

@@ -11,7 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
+from pipeline.packages import PACKAGES, Package
 from tests.conftest import SMALL_BUILD
+from tests.pipeline.onnx_networks import residual_net, saved
 
 
 def call(*arguments):
@@ -79,7 +81,7 @@ def test_a_failing_gate_exits_with_1(small_build, tmp_path):
 
 
 def test_a_missing_toolchain_exits_with_3(small_build, monkeypatch):
-    monkeypatch.setattr("pipeline.session.ONNX_PACKAGES", {"no_such_package": "onnx"})
+    monkeypatch.setitem(PACKAGES, "onnxsim", Package("no_such_module", "simplify models", "onnx"))
     result = call("build", small_build / "build.toml")
     assert result.exit_code == 3 and "pip install 'edgewright[onnx]'" in result.stderr
 
@@ -155,18 +157,16 @@ def test_a_model_that_is_none_is_refused(tmp_path, content, words):
     assert not (tmp_path / "engine").exists() and "Traceback" not in result.stderr
 
 
-def test_a_dynamic_model_is_refused_by_a_device_of_static_shapes(small_build, tmp_path):
+def test_a_dynamic_model_is_refused_by_a_device_of_static_shapes(tmp_path):
     device = tmp_path / "static.toml"
     text = (Path("targets") / "devices" / "any-onnxruntime.toml").read_text()
     device.write_text(
         text.replace('shapes = "dynamic"', 'shapes = "static"').replace("any-onnx", "static-onnx")
     )
-    (tmp_path / "build.toml").write_text(
-        SMALL_BUILD.replace('device = "any-onnxruntime"', 'device = "static.toml"')
-        + "\n[export]\ndynamic_batch = true\n"
-    )
-    result = call("build", tmp_path / "build.toml")
+    model = saved(residual_net(batch="batch"), tmp_path / "model.onnx")
+    result = call("compile", model, "--device", device, "--out", tmp_path / "engine")
     assert result.exit_code == 2 and "takes static shapes only" in result.stderr
+    assert not (tmp_path / "engine").exists()
 
 
 def test_a_report_is_rendered_again_from_its_record(small_build, tmp_path):

@@ -226,7 +226,7 @@ def test_engines_of_two_builds_are_timed_in_turns(small_build: Path, tmp_path: P
     done = CliRunner().invoke(main, command)
     found = json.loads(done.stdout)["findings"]
     latencies = [finding for finding in found if finding["aspect"] == "latency"]
-    assert len(latencies) == 2
+    assert len(latencies) == 3
     assert all("timed in turns in one run" in finding["words"] for finding in latencies)
 
 
@@ -273,6 +273,17 @@ def test_the_float_twin_ships_where_the_build_file_says_so() -> None:
     assert "student fp32 ships in its place" in requirement["words"]
     rows, (requirement,) = judge("x86", results(1.05), 1.1, "stop")
     assert requirement["demanded"] and [row["role"] for row in rows] == ["float twin", "product"]
+
+
+@pytest.mark.parametrize("other", [1.5, 0.9])
+def test_the_float_twin_ships_only_where_nothing_else_of_its_network_pays(other: float) -> None:
+    twin, slow = results(0.95)
+    mixed = {**results(other)[1], "variant": "student mixed", "precision": "mixed"}
+    rows, requirements = judge("x86", [twin, slow, mixed], 1.0, "float")
+    assert [each["passed"] for each in requirements] == [False, other > 1]
+    shipped = [row["variant"] for row in rows if row["role"] == "product"]
+    assert shipped == (["student mixed"] if other > 1 else ["student fp32"])
+    assert ("so it does not ship" in requirements[0]["words"]) == (other > 1)
 
 
 def test_a_float_product_has_nothing_to_beat() -> None:

@@ -31,7 +31,7 @@ def load(tmp_path, text, **rest):
 
 def test_defaults_fill_what_is_left_out(tmp_path):
     settings = load(tmp_path, GOOD)
-    assert settings.export.opset == 18 and settings.targets[0].precisions == ["fp32", "int8"]
+    assert settings.export.opset == 18 and settings.targets[0].precisions is None
     assert settings.student is None
 
 

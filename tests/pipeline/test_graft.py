@@ -13,17 +13,8 @@ from training_functions import CPU, examples, network
 from training_functions import SETTINGS as MANY
 
 from pipeline.compress.distill import cross_entropy
-from pipeline.compress.graft import (
-    Cultivation,
-    diverse_rate,
-    entropy,
-    equal_epochs,
-    fit_grafted,
-    fit_or_graft,
-    mixed,
-    own_share,
-    own_shares,
-)
+from pipeline.compress.graft import Cultivation, equal_epochs, fit_grafted, fit_or_graft
+from pipeline.compress.mixing import diverse_rate, entropy, mixed, own_share, own_shares
 from pipeline.fit import accuracy
 
 SETTINGS = replace(MANY, epochs=4, batch_size=32, flip=False, shift=0)
@@ -99,15 +90,16 @@ def test_a_single_network_gets_no_less_compute():
     assert equal_epochs(3, 4) >= 3 * 4
 
 
-def test_softened_outputs_count_once_there_has_been_a_graft():
+def test_softened_outputs_count_once_there_is_a_network_to_learn_from():
     images, logits, labels = torch.randn(4, 1, 8, 8), torch.randn(4, 2), torch.tensor([0, 1, 0, 1])
-    loss = Cultivation(cross_entropy, network())
-    alone = cross_entropy(images, logits, labels, 0.0)
-    assert torch.equal(loss(images, logits, labels, 0.0), alone)
-    loss.learn_from(network(seed=1).state_dict())
-    assert loss(images, logits, labels, 0.0) > alone
-    taught = loss.before(images)
-    torch.testing.assert_close(loss(images, taught, labels, 0.0), cross_entropy(images, taught, labels, 0.0))
+    loss, other = Cultivation(cross_entropy), network(seed=1).eval()
+    alone = cross_entropy(images, logits, labels, 0.5)
+    assert torch.equal(loss(images, logits, labels, 0.5), alone)
+    loss.learn_from(other)
+    assert loss(images, logits, labels, 0.5) > alone
+    assert not [*loss.parameters()], "the other network is not trained by this loss"
+    told = other(images)
+    torch.testing.assert_close(loss(images, told, labels, 0.5), cross_entropy(images, told, labels, 0.5))
 
 
 @pytest.mark.parametrize("networks", [2, 3])

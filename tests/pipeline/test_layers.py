@@ -39,9 +39,9 @@ def test_every_layer_of_a_build_is_timed_on_every_runtime(small_build: Path) -> 
         names = [name for layer in joined for name in layer.nodes]
         assert len(names) == len(set(names)) == 7, (result.target, result.variant)
         assert sum(layer.macs or 0 for layer in joined) == macs[result.network]
-        assert {layer.weight_bits for layer in joined} == {8 if result.precision == "int8" else 32}
+        assert {layer.weight_bits for layer in joined} == {32 if result.precision == "fp32" else 8}
         assert abs(sum(layer.share for layer in result.layers) - 1) < 1e-6
-        assert len(result.bits) == (7 if result.precision == "int8" else 0)
+        assert len(result.bits) == (0 if result.precision == "fp32" else 7)
 
 
 def test_operators_that_are_no_layer_stay_alone() -> None:

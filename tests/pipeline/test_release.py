@@ -184,6 +184,24 @@ def test_wrong_outputs_and_wrong_devices_fail(build, keys, tmp_path):
     assert not verdict["passed"] and verdict["steps"][-1]["step"] == "device"
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda manifest: manifest.pop("target"), "lacks 'target'"),
+        (lambda manifest: manifest["products"][0].pop("latency"), "lacks latency"),
+        (lambda manifest: manifest["products"][0]["engine"].update(path="../x"), "instead of '../x'"),
+        (lambda manifest: manifest.update(products=7), "lacks"),
+    ],
+)
+def test_a_manifest_that_says_too_little_fails(bundle, tmp_path, change, words):
+    folder = shutil.copytree(bundle, tmp_path / "copy")
+    document = json.loads((folder / "manifest.json").read_text())
+    change(document)
+    (folder / "manifest.json").write_text(json.dumps(document))
+    verdict = selftest(Trial(folder, None, False, tmp_path / "cache"))
+    assert not verdict["passed"] and words in verdict["steps"][-1]["detail"]
+
+
 RUN_AGAIN = Decision("student", "run", ("settings.epochs: 1 → 2",))
 
 

@@ -177,7 +177,8 @@ def test_page_shows_its_sections_in_order(page: Page) -> None:
 
 def test_whole_record_has_a_section_for_everything(full: Page) -> None:
     sections = [attributes["id"] for attributes in full.all("section") if "id" in attributes]
-    assert {"gains", "layers"} < set(sections)
+    assert {"gains", "layers", "paths", "triage"} < set(sections)
+    assert sections.index("networks") < sections.index("paths") < sections.index("structure")
     for said in (
         "any-onnxruntime: student int8 is 0.88× as fast as student fp32: it does not pay.",
         "1 of 6 timings are not stable; their figures are shown as they are.",
@@ -198,6 +199,13 @@ def test_whole_record_has_a_section_for_everything(full: Page) -> None:
     assert full.text.index("it does not pay") < full.text.index("Every variant was timed")
     images = full.all("img")
     assert len(images) == 2 * 3 and all("said to be" in image["alt"] for image in images)
+
+
+def test_critical_paths_and_triage_are_shown_class_by_class_and_start_by_start(full: Page) -> None:
+    assert "Customising to these classes can pay" in full.text
+    assert "2 of 8 channels on the path of Sneaker, counted from 0: 1, 5" in full.text
+    assert "stages.0.0 and stages.1.0" in full.text and "69.0" in full.text and "76.5" in full.text
+    assert full.text.count("least-squares") == 2 and "That network reached 94.3" in full.text
 
 
 def test_where_nothing_is_wrong_the_top_says_so(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def product(target, median, weight_bytes):
         "target": target,
         "variant": "student int8",
         "latency": {"median_ms": median, "median_interval_ms": [median - 0.1, median + 0.1]},
-        "engine": {"onnx_path": f"models/{target}.onnx"},
+        "onnx_path": f"models/{target}.onnx",
         "weight_bytes": weight_bytes,
     }
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.compress.discriminant import information, ridge
 from pipeline.compress.groups import Group
 from pipeline.compress.scatter import Scatter
-from pipeline.compress.sufficiency import check_images, images_needed
+from pipeline.compress.sufficiency import check_images, check_teacher, images_needed
 from targets.errors import DataError
 
 GROUPS = [Group("narrow", 8, ("narrow",)), Group("wide", 64, ("wide",))]
@@ -45,6 +45,25 @@ def test_a_class_without_images_is_an_error() -> None:
     assert "64" in str(caught.value.mend)
     with pytest.raises(DataError, match="class 'a'"):
         check_images([], "a", GROUPS)
+
+
+def test_a_teacher_that_does_not_know_a_class_is_named() -> None:
+    given = labels(30, 30, 30, 10)
+    logits = np.eye(4)[given][:, :3]
+    assert check_teacher(logits, given, ("boot", "bag", "shirt")) == []
+    logits[30:50] = [9, 0, 0]
+    (warning,) = check_teacher(logits, given, ("boot", "bag", "shirt"))
+    assert "takes 10 of 30 images of class 'bag'" in warning
+    assert len(check_teacher(np.roll(np.eye(3), 1, 1)[given[:90]], given[:90], "abc")) == 3
+
+
+@pytest.mark.parametrize(("counts", "classes"), [((50,), "a"), ((2, 50, 50), "abc"), ((0, 50), "ab")])
+def test_too_little_to_judge_a_teacher_by_says_nothing(counts: tuple[int, ...], classes: str) -> None:
+    given = labels(*counts)
+    logits = np.eye(len(classes))[given]
+    logits[given == 0] = 0.0
+    logits[given == 0, -1] = 1.0
+    assert check_teacher(logits, given, classes) == []
 
 
 @settings(deadline=None, max_examples=20)

@@ -26,16 +26,18 @@ class Server:
         folder: keys, configurations, log.
         port: it listens on, on 127.0.0.1.
         home: XDG_CACHE_HOME and TMPDIR of those who log in.
+        inside: command that puts server and clients into a network of their own.
     """
 
     folder: Path
     port: int
     home: Path
+    inside: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def start(cls, folder: Path) -> Server:
-        server = cls(folder, free_port(), folder / "home")
+    def start(cls, folder: Path, inside: tuple[str, ...] = ()) -> Server:
+        server = cls(folder, free_port(), folder / "home", inside)
         server.home.mkdir()
         for key in ("host", "user", "stranger"):
             make_key(folder / key)
@@ -48,13 +50,14 @@ class Server:
     def run(self) -> None:
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
-        log = (self.folder / "sshd.log").open("ab")
-        command = [str(SSHD), "-D", "-e", "-f", str(self.folder / "sshd_config")]
-        self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        path = self.folder / "sshd.log"
+        command = [*self.inside, str(SSHD), "-D", "-e", "-f", str(self.folder / "sshd_config")]
+        with path.open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + 10
-        while not listening(self.port):
+        while b"Server listening" not in path.read_bytes():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError((self.folder / "sshd.log").read_text())
+                raise AssertionError(path.read_text())
             time.sleep(0.02)
 
     def configure(self, host_key: str = "host", more: str = "") -> None:
@@ -79,7 +82,7 @@ class Server:
             f"UserKnownHostsFile {self.folder / 'known_hosts'}\nGlobalKnownHostsFile none\n"
             "IdentityAgent none\n"
         )
-        return f"ssh -F {config}"
+        return " ".join([*self.inside, "ssh", "-F", str(config)])
 
     def url(self, port: int | None = None) -> str:
         return f"ssh://{getpass.getuser()}@127.0.0.1:{port or self.port}"
@@ -188,8 +191,3 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port
-
-
-def listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from small_graphs import CASES, conv_relu
 from ssh_server import WHY_NOT, Link, Server, make_key
 
+from pipeline.cli import main
 from targets.errors import DeviceBusy, DeviceError, LinkLost, ModelError, ToolchainMissing
 from targets.remote.connection import Patience
 from targets.remote.device import Device
@@ -25,6 +27,7 @@ from targets.remote.ssh import Host
 from targets.remote.toolchain import RemoteToolchain
 from targets.timing import MeasureSettings
 from targets.toolchain import Engine, EngineOptions, load_toolchain
+from targets.zipapp import device_zipapp
 
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
@@ -425,3 +428,15 @@ def test_a_command_that_takes_too_long_is_stopped(device: Device, model: Path, t
     settings = json.dumps({"min_s": 60.0})
     with pytest.raises(DeviceError, match="took longer than 2 s"):
         device.command("bench", "late", "--inputs", "late/in.npz", "--settings", settings, limit_s=2.0)
+
+
+def test_the_verbs_of_devices(server: Server, tmp_path: Path) -> None:
+    program = tmp_path / "edgewright-device.pyz"
+    assert CliRunner().invoke(main, ["device", "app", "--out", str(program)]).exit_code == 0
+    assert program.read_bytes() == device_zipapp() and os.access(program, os.X_OK)
+    (tmp_path / "mine").write_text("something else")
+    assert CliRunner().invoke(main, ["device", "app", "--out", str(tmp_path / "mine")]).exit_code == 2
+    done = CliRunner().invoke(main, ["device", "probe", server.url(), "--python", sys.executable])
+    assert done.exit_code == 0 and json.loads(done.output)["toolchains"]["onnxruntime"]["available"]
+    done = CliRunner().invoke(main, ["device", "probe", "ssh://127.0.0.1:1"])
+    assert done.exit_code == 2 and "cannot be reached" in done.output

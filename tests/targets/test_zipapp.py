@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -138,6 +139,34 @@ def test_build_run_bench_evaluate(program: Path, tmp_path: Path) -> None:
         settings,
     )
     assert set(timed["variants"]) == {"a", "b"} and {"speedups", "environment"} < set(timed)
+
+
+def test_runtimes_keep_no_record_of_their_use(program: Path, tmp_path: Path) -> None:
+    onnx.save(conv_relu(), tmp_path / "m.onnx")
+    command = [
+        sys.executable,
+        "-I",
+        program.name,
+        "build",
+        str(tmp_path / "m.onnx"),
+        "--toolchain",
+        "onnxruntime",
+    ]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    subprocess.run(
+        [*command, "--out", str(tmp_path / "engine")],
+        cwd=program.parent,
+        env=environment,
+        capture_output=True,
+        check=True,
+    )
+    assert (tmp_path / "engine" / "engine.json").is_file()
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert not left & {"deviceid", "onnxruntime.db"}
 
 
 def test_errors_are_json_too(program: Path, tmp_path: Path) -> None:
