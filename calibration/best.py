@@ -35,9 +35,12 @@ if TYPE_CHECKING:
 # Of so many batches the last one judges.
 JUDGED = 4
 # What is tried, in this order.
-CHANGES: tuple[dict[str, Any], ...] = ({"equalized": False}, {"offset": False}, {"rounding": "nearest"})
-# Where gradients do not say which errors matter, ranges are tried, too.
-RANGES: tuple[dict[str, Any], ...] = ({"method": "minmax"}, {"method": "entropy"})
+CHANGES: tuple[dict[str, Any], ...] = (
+    {"equalized": False},
+    {"offset": False},
+    {"method": "minmax"},
+    {"rounding": "nearest"},
+)
 # Calibration inputs on which layers are repaired: their activations are held in memory.
 REPAIRED = 64
 # Calibration inputs that run backward, to see how much errors matter.
@@ -187,12 +190,11 @@ class _Bench:
     def search(self, start: Recipe) -> list[Trial]:
         """Vary one part of the recipe after the other; keep each change that brings the outputs closer."""
         self.reference = simulate(load(self.model).model, self.judging)
-        changes = CHANGES
         if not self.prepared(start.equalized, False)[1].importance:
-            start, changes = replace(start, method="mse"), RANGES + CHANGES
+            start = replace(start, method="mse")
         best = self.judge(start)
         trials = [best]
-        for change in changes:
+        for change in CHANGES:
             recipe = replace(best.recipe, **change)
             if recipe == best.recipe:
                 continue

@@ -19,6 +19,8 @@ Array = NDArray[np.float64]
 CANDIDATES: Array = np.geomspace(1.0, 1.0 / 64.0, 96)
 # Both ends of an asymmetric range are searched in turn; a third turn changes nothing in practice.
 TURNS = 2
+# Share of a tensor's values in its lowest bin that makes this a value to be kept exactly.
+PILE = 0.05
 TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -102,9 +104,7 @@ def _least(
     """Return the candidate range of the least cost, no wider than what was observed."""
     low, high = min_max_range(histogram)
     if symmetric:
-        # The ends themselves, too: after a ReLU moved to −h most values lie exactly at level −128.
-        ends = np.array([-low * 127.0 / 128.0, -low, high])
-        limits = np.concatenate([max(-low, high) * CANDIDATES, ends[ends > 0.0]])
+        limits = _symmetric_limits(histogram)
         best = float(limits[np.argmin(cost(-limits, limits))])
         return max(low, -best), min(high, best)
     best_low, best_high = low, high
@@ -116,6 +116,22 @@ def _least(
             highs = np.full_like(CANDIDATES, best_high)
             best_low = float(low * CANDIDATES[np.argmin(cost(low * CANDIDATES, highs))])
     return best_low, best_high
+
+
+def _symmetric_limits(histogram: Histogram) -> Array:
+    """Return the candidates for the larger side of a symmetric range.
+
+    After a ReLU moved to −h many values are exactly −h. Rounded, all of them would be off by the same amount;
+    so a level has to lie there, and these are the ranges that have one.
+    """
+    low, high = min_max_range(histogram)
+    limits = np.append(max(-low, high) * CANDIDATES, [end for end in (-low, high) if end > 0.0])
+    if low == 0.0:
+        return limits
+    on_level = -low * 127.0 / np.arange(128.0, 15.0, -1.0)
+    lowest = int(np.clip(np.floor(np.ldexp(low, -histogram.exponent)) + SIDE, 0, 2 * SIDE - 1))
+    piled_up = float(histogram.counts[lowest]) > PILE * float(histogram.counts.sum())
+    return on_level if piled_up else np.append(limits, on_level)
 
 
 def costs(importance: Importance, low: Array, high: Array, symmetric: bool) -> Array:

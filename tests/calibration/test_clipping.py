@@ -56,6 +56,7 @@ def activations(kind: str) -> np.ndarray:
 KINDS = ["normal", "relu", "long tail", "lopsided", "negative", "relu6"]
 
 
+@settings(deadline=None)
 @given(values, st.booleans(), st.floats(51, 100))
 def test_every_range_contains_zero_and_stays_within_the_observed_one(
     data, symmetric: bool, share: float
@@ -172,3 +173,15 @@ def test_divergence_is_that_of_the_distributions_written_out() -> None:
     got = divergences(histogram_of(data), np.array([0.0]), np.array([4.0]), False)[0]
     p, q = before / before.sum(), after / before.sum()
     assert got == pytest.approx(np.sum(p * np.log(p / q)), rel=1e-9)
+
+
+@pytest.mark.parametrize("choose", [least_squares_range, entropy_range])
+@pytest.mark.parametrize("half", [1.0, 2.7, 40.0])
+def test_a_value_that_many_share_at_the_lower_end_is_kept_exactly(choose, half: float) -> None:
+    """ReLU moved to −h, for zero-points that have to be 0: what was zero may not be rounded."""
+    data = np.clip(activations("normal"), 0, None) * np.float32(half) - np.float32(half)
+    low, high = choose(histogram_of(data), True)
+    scale = float(affine(np.array([low]), np.array([high]), True)[0][0])
+    level = -half / scale
+    assert level == pytest.approx(round(level), abs=1e-4)
+    assert round(level) <= 128
