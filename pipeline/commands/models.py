@@ -24,7 +24,7 @@ def check(
 
     Example: edgewright check model.onnx --device jetson-orin-nano
     """
-    from pipeline.verbs.devices import check as check_device
+    from pipeline.verbs.check import check as check_device
 
     found = check_device(model, device, toolchain, preflight)
     click.echo(json.dumps(found.document(), indent=1) if as_json else found.text())
