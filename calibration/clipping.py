@@ -128,7 +128,7 @@ def _symmetric_limits(histogram: Histogram) -> Array:
     limits = np.append(max(-low, high) * CANDIDATES, [end for end in (-low, high) if end > 0.0])
     if low == 0.0:
         return limits
-    on_level = -low * 127.0 / np.arange(128.0, 15.0, -1.0)
+    on_level = -low * 127.0 / np.arange(128.0, 0.0, -1.0)
     lowest = int(np.clip(np.floor(np.ldexp(low, -histogram.exponent)) + SIDE, 0, 2 * SIDE - 1))
     piled_up = float(histogram.counts[lowest]) > PILE * float(histogram.counts.sum())
     return on_level if piled_up else np.append(limits, on_level)
