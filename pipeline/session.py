@@ -88,6 +88,15 @@ class Session:
         self._demand()
         return BuildResult(len(stages) + 1, self.runner.ran, self.output, changed)
 
+    def need_torch_model(self, why: str) -> None:
+        """Refuse a build that starts from an ONNX file.
+
+        Raises:
+            ConfigError: it does.
+        """
+        if self.settings.model.onnx:
+            raise ConfigError(why, where="model.onnx", mend="give model.factory and model.checkpoint")
+
     def run_only(self, *names: str, beside: Iterable[Stage] = ()) -> dict[str, Entry]:
         """Run some stages and those they take from, and return their outputs.
 

@@ -60,13 +60,8 @@ def render_scores(structure: Structure, project: str, edgewright_version: str, f
     from pipeline.report.structure import view
 
     networks = ["teacher", *(student.network for student in structure.students)]
-    context = {
-        "structure": view(structure, networks),
-        "project": project,
-        "edgewright_version": edgewright_version,
-    }
-    page = _environment().get_template("scores.html.j2").render(context)
-    _write(folder, {"scores.html": page})
+    shown = {"structure": view(structure, networks), "project": project}
+    _render_alone("scores", folder, shown | {"edgewright_version": edgewright_version})
 
 
 def render_paths(paths: Paths, project: str, edgewright_version: str, folder: Path) -> None:
@@ -83,13 +78,8 @@ def render_paths(paths: Paths, project: str, edgewright_version: str, folder: Pa
     """
     from pipeline.report.paths import view
 
-    context = {
-        "paths": view(paths),
-        "project": project,
-        "edgewright_version": edgewright_version,
-    }
-    page = _environment().get_template("paths.html.j2").render(context)
-    _write(folder, {"paths.html": page})
+    shown = {"paths": view(paths), "project": project}
+    _render_alone("paths", folder, shown | {"edgewright_version": edgewright_version})
 
 
 def render_triage(triage: Triage, project: str, edgewright_version: str, folder: Path) -> None:
@@ -106,13 +96,8 @@ def render_triage(triage: Triage, project: str, edgewright_version: str, folder:
     """
     from pipeline.report.triage import view
 
-    context = {
-        "triage": view(triage),
-        "project": project,
-        "edgewright_version": edgewright_version,
-    }
-    page = _environment().get_template("triage.html.j2").render(context)
-    _write(folder, {"triage.html": page})
+    shown = {"triage": view(triage), "project": project}
+    _render_alone("triage", folder, shown | {"edgewright_version": edgewright_version})
 
 
 def render_trend(folder: Path, out: Path, edgewright_version: str) -> None:
@@ -129,8 +114,12 @@ def render_trend(folder: Path, out: Path, edgewright_version: str) -> None:
     """
     from pipeline.report.trend import view
 
-    context = {"trend": view(folder), "version": edgewright_version}
-    _write(out, {"trend.html": _environment().get_template("trend.html.j2").render(context)})
+    _render_alone("trend", out, {"trend": view(folder), "version": edgewright_version})
+
+
+def _render_alone(name: str, folder: Path, context: Mapping[str, Any]) -> None:
+    """Write a page that is no part of a build's report."""
+    _write(folder, {f"{name}.html": _environment().get_template(f"{name}.html.j2").render(context)})
 
 
 def _environment() -> Environment:

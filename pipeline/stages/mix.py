@@ -10,9 +10,9 @@ from typing import Any
 from calibration.budgets import AverageBits, Budget, LargestDrop, Latency, PackedSize
 from calibration.mix import Base, quantize_mixed
 from calibration.placement import LAYERS
-from pipeline.onnxmodel.file import describe, read_model
 from pipeline.stage import Context
-from pipeline.stages.quantize import calibration_batches
+from pipeline.stages.artefacts import write_json
+from pipeline.stages.quantize import calibration_batches, file_facts
 from pipeline.timer import engine_timer
 from targets.capability import QuantizationConvention
 from targets.toolchain import EngineOptions, load_toolchain
@@ -37,12 +37,8 @@ def mix(context: Context) -> None:
         ignore=kept_layers(json.loads(context.inputs["summary"].read_text(encoding="utf-8"))),
         progress=context.progress,
     )
-    facts = {
-        "weight_bytes": describe(read_model(found.model)).weight_bytes,
-        "onnx_size_bytes": found.model.stat().st_size,
-    }
-    for name, document in (("mixed", found.document()), ("facts", facts)):
-        (context.out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_json(context.out, "mixed", found.document())
+    write_json(context.out, "facts", file_facts(found.model))
 
 
 def kept_layers(summary: Mapping[str, Any]) -> list[str]:

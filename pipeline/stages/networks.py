@@ -18,6 +18,7 @@ from pipeline.export import export
 from pipeline.fit import EpochResult, Examples, FitSettings, accuracy, history
 from pipeline.network import fill, find_head, load_weights, save_weights
 from pipeline.stage import Context
+from pipeline.stages.artefacts import write_json
 from pipeline.stages.loading import BATCH, examples, fresh, input_shape, load_network, load_uncut, some
 from pipeline.task import Task
 from targets.errors import ModelError
@@ -133,4 +134,4 @@ def _keep(
         "select_top1": select,
         "history": history(results),
     }
-    (context.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_json(context.out, "facts", facts)

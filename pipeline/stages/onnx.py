@@ -12,6 +12,7 @@ from pipeline.onnxmodel.file import ModelFacts, describe, read_model, write_mode
 from pipeline.onnxmodel.macs import count_macs
 from pipeline.simplify import simplify
 from pipeline.stage import Context
+from pipeline.stages.artefacts import write_json
 from targets.capability import Capability
 from targets.checks import require_runnable
 from targets.errors import ModelError
@@ -42,7 +43,7 @@ def simplify_onnx(context: Context) -> None:
         "outputs": [asdict(spec) for spec in facts.outputs],
         "operators": facts.operators,
     }
-    (context.out / "facts.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_json(context.out, "facts", document)
 
 
 def form(context: Context) -> None:
@@ -56,7 +57,7 @@ def form(context: Context) -> None:
         "weight_bytes": describe(read_model(out)).weight_bytes,
         "onnx_size_bytes": out.stat().st_size,
     }
-    (context.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_json(context.out, "facts", facts)
 
 
 def _image_shape(context: Context) -> list[int]:

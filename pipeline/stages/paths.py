@@ -30,6 +30,7 @@ from pipeline.compress.structure import Plan, apply
 from pipeline.fit import accuracy
 from pipeline.network import save_weights, with_head
 from pipeline.stage import Context
+from pipeline.stages.artefacts import write_json
 from pipeline.stages.loading import examples, input_shape, load_network, some
 from pipeline.task import Task, resolve
 
@@ -90,7 +91,7 @@ def customise(context: Context) -> None:
         "select_top1": accuracy(network, select),
         "teacher_select_top1": accuracy(teacher, select),
     }
-    (context.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_json(context.out, "facts", facts)
 
 
 def _plan(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from calibration.summary import QuantizationSummary
 from pipeline.datasets.prepared import PreparedBatches
 from pipeline.onnxmodel.file import describe, read_model
 from pipeline.stage import Context
+from pipeline.stages.artefacts import write_json
 from pipeline.stages.data import evenly, read_preprocess, read_split
 from targets.batches import CHUNK, batch_size
 from targets.capability import QuantizationConvention
@@ -78,7 +78,7 @@ def search(context: Context) -> None:
         )
         summary, tried = within.summary, searched(within)
     _describe(context, out, summary)
-    _write(context.out / "search.json", tried)
+    write_json(context.out, "search", tried)
 
 
 def searched(within: Within) -> dict[str, Any]:
@@ -104,13 +104,10 @@ def calibration_batches(context: Context, most: int = TRIED_TOGETHER) -> Prepare
 
 
 def _describe(context: Context, out: Path, summary: QuantizationSummary) -> None:
-    facts = {
-        "weight_bytes": describe(read_model(out)).weight_bytes,
-        "onnx_size_bytes": out.stat().st_size,
-    }
-    _write(context.out / "summary.json", summary.document())
-    _write(context.out / "facts.json", facts)
+    write_json(context.out, "summary", summary.document())
+    write_json(context.out, "facts", file_facts(out))
 
 
-def _write(path: Path, document: object) -> None:
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+def file_facts(model: Path) -> dict[str, int]:
+    """What the record says of a quantized ONNX file."""
+    return {"weight_bytes": describe(read_model(model)).weight_bytes, "onnx_size_bytes": model.stat().st_size}

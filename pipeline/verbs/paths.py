@@ -18,7 +18,6 @@ from pipeline.session import Session
 from pipeline.store import explained
 from pipeline.verbs.table import aligned
 from pipeline.wiring.paths import CUSTOMISED, customise_stages, path_stages
-from targets.errors import ConfigError
 
 FILES = {
     "plan.json": (CUSTOMISED, "plan.json"),
@@ -83,12 +82,7 @@ def trace_build(build_file: Path, wanted: Wanted, allow_code: bool, listener: Li
         EdgewrightError: what a stage raised; finished stages are kept.
     """
     session = Session(build_file, allow_code, listener)
-    if session.settings.model.onnx:
-        raise ConfigError(
-            "paths are traced by gradients, which an ONNX file has not",
-            where="model.onnx",
-            mend="give model.factory and model.checkpoint",
-        )
+    session.need_torch_model("paths are traced by gradients, which an ONNX file has not")
     session.check()
     stages = list(path_stages(session.request))
     if wanted.classes:

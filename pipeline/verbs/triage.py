@@ -17,7 +17,6 @@ from pipeline.session import Session
 from pipeline.store import explained
 from pipeline.verbs.table import aligned
 from pipeline.wiring.triage import triage_stages
-from targets.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,7 @@ def triage_build(build_file: Path, allow_code: bool, listener: Listener) -> Tria
         EdgewrightError: what a stage raised; finished stages are kept.
     """
     session = Session(build_file, allow_code, listener)
-    if session.settings.model.onnx:
-        raise ConfigError(
-            "blocks are replaced and trained in torch, which an ONNX file is not",
-            where="model.onnx",
-            mend="give model.factory and model.checkpoint",
-        )
+    session.need_torch_model("blocks are replaced and trained in torch, which an ONNX file is not")
     session.check()
     entries = session.run_only("triage", beside=list(triage_stages(session.request)))
     document = json.loads((entries["triage"].out / "triage.json").read_text(encoding="utf-8"))
