@@ -25,6 +25,9 @@ class TensorRtRtx(TensorRt):
     packages = ("tensorrt_rtx", "tensorrt_rtx_cu13", "tensorrt_rtx_cu12")
     install = "pip install tensorrt_rtx_cu13"
 
+    def program(self) -> None:
+        """It comes as a Python package alone."""
+
     def probe(self) -> Probe:
         """Say whether it builds here, without raising."""
         found = super().probe()
