@@ -22,6 +22,8 @@ from calibration.external import write
 from calibration.graph import FloatGraph
 from calibration.load import load
 from calibration.observations import Observations
+from calibration.placement import place
+from calibration.positions import PositionWeights, weigh_positions
 from calibration.qdq import quantize
 from calibration.ranges import Batch, Method, collect, weigh_values
 from calibration.recentre import offset_activations
@@ -39,6 +41,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"equalized": False},
     {"offset": False},
     {"method": "minmax"},
+    {"rounding": "absorbing"},
     {"rounding": "nearest"},
 )
 # Calibration inputs on which layers are repaired: their activations are held in memory.
@@ -155,6 +158,18 @@ def observed(
         return seen
 
 
+def weighed_positions(
+    graph: FloatGraph, batches: Sequence[Batch], progress: Callable[[str, int, int], None]
+) -> PositionWeights:
+    """Return how much output positions of layers matter; all alike if an operator has no gradient rule."""
+    count = sum(len(next(iter(batch.values()))) for batch in batches)
+    layers = [layer.node.name for layer in place(graph).layers]
+    try:
+        return weigh_positions(graph, batches, layers, lambda done: progress("weighing positions", done, count))
+    except ModelError:
+        return {}
+
+
 def first(batches: Sequence[Batch], samples: int) -> list[Batch]:
     """Return the first batches that hold at least so many inputs, or all."""
     chosen: list[Batch] = []
@@ -184,6 +199,7 @@ class _Bench:
     progress: Callable[[str, int, int], None]
     floats: dict[tuple[bool, bool], Path] = field(default_factory=dict)
     observations: dict[tuple[bool, bool], Observations] = field(default_factory=dict)
+    weights: dict[tuple[bool, bool], PositionWeights] = field(default_factory=dict)
     reference: Outputs = field(default_factory=dict)
     made: dict[Recipe, tuple[QuantizationSummary, onnx.ModelProto]] = field(default_factory=dict)
 
@@ -211,15 +227,19 @@ class _Bench:
         path, observations = self.prepared(recipe.equalized, recipe.offset)
         out = self.folder / "quantized.onnx"
         summary = quantize(path, observations, self.convention, out, recipe.method, self.ignore)
-        quantized = onnx.load(out)
+        quantized, graph, batches = onnx.load(out), load(path), first(self.fitting, REPAIRED)
+        key = recipe.equalized, recipe.offset
+        if key not in self.weights:
+            self.weights[key] = weighed_positions(graph, batches, self.progress)
         layers = repair(
-            load(path),
+            graph,
             quantized,
             summary.layers,
             self.convention.weight_bits,
-            first(self.fitting, REPAIRED),
+            batches,
             recipe.rounding,
             lambda done, total: self.progress(f"repairing: {recipe}", done, total),
+            self.weights[key],
         )
         return replace(summary, layers=layers), quantized
 
