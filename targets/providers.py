@@ -87,7 +87,7 @@ def session_providers(raw: Mapping[str, str]) -> list[tuple[str, dict[str, str]]
             mend=f"{provider.mend}; or choose another provider",
         )
     options = {key[len(OPTION) :]: value for key, value in raw.items() if key.startswith(OPTION)}
-    behind = [] if name == "cpu" else [(CPU, {})]
+    behind: list[tuple[str, dict[str, str]]] = [] if name == "cpu" else [(CPU, {})]
     return [(provider.runtime_name, options), *behind]
 
 
@@ -101,7 +101,7 @@ def require_started(session: Any, raw: Mapping[str, str]) -> None:
     if KNOWN[name].runtime_name not in session.get_providers():
         raise ToolchainMissing(
             f"the provider {name} does not start here; ONNX Runtime would run on the CPU without a word",
-            mend=KNOWN[name].mend,
+            mend="see that its device and libraries are there; ONNX Runtime said why on standard error",
         )
 
 

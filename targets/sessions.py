@@ -107,7 +107,7 @@ def new_session(
         settings.add_session_config_entry(key, value)
     providers = session_providers(options.raw)
     try:
-        session = ort.InferenceSession(str(model), settings, providers=providers)
+        session = ort.InferenceSession(str(model), settings, providers=providers, enable_fallback=0)
     except _runtime_errors() as error:
         raise ModelError(
             f"ONNX Runtime refuses the model: {_reason(error)}",
