@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence, Union
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 PLAN_FILE = "model.plan"
 LAYERS_FILE = "layers.json"
 TIMING_CACHE_FILE = "timing.cache"
+MADE_ON_FILE = "made-on.json"
+# What a plan is bound to (TensorRT developer guide, "Hardware Compatibility" and "Version Compatibility").
+BOUND_TO = ("system", "machine", "compute_capability")
 PRECISIONS = ("fp32", "fp16", "int8")
 # What a strongly typed graph must carry for a precision to be that precision: a layer's type, or its kind.
 WRITTEN = {"fp16": "HALF", "int8": "QUANTIZE"}
@@ -95,6 +99,7 @@ class TensorRt:
         self._require_gpu_to_build()
         built = self._build(model, options)
         (folder / PLAN_FILE).write_bytes(built.plan)
+        (folder / MADE_ON_FILE).write_text(json.dumps(self._made_on(), indent=1) + "\n", encoding="utf-8")
         layers, notes = self._layers(folder / PLAN_FILE, built, options)
         (folder / LAYERS_FILE).write_bytes(layers)
         if built.timing_cache:
@@ -122,6 +127,7 @@ class TensorRt:
         """
         version = require_version(self.name, self.packages[0], self._version())
         require_own_engine(engine, self.name, version)
+        self._require_own_machine(engine.folder)
         program, plan = self.program(), engine.folder / PLAN_FILE
         if program:
             Driver()
@@ -155,6 +161,25 @@ class TensorRt:
             runner.close()
         document = json.loads((engine.folder / LAYERS_FILE).read_text(encoding="utf-8"))
         return with_nodes(times, document["layers"])
+
+    def _made_on(self) -> dict[str, str]:
+        """What of this machine a plan is bound to, and what else may matter."""
+        return {"system": platform.system(), "machine": platform.machine(), **gpu_fingerprint()}
+
+    def _require_own_machine(self, folder: Path) -> None:
+        """Refuse a plan that was built on another operating system, processor or kind of GPU.
+
+        Raises:
+            ModelError: it was.
+        """
+        made, here = json.loads((folder / MADE_ON_FILE).read_text(encoding="utf-8")), self._made_on()
+        for fact in BOUND_TO:
+            if fact in made and fact in here and made[fact] != here[fact]:
+                raise ModelError(
+                    f"this plan was built on {fact.replace('_', ' ')} {made[fact]}, here it is {here[fact]}",
+                    where=str(folder),
+                    mend="build the engine again on the device that runs it",
+                )
 
     def _version(self) -> str | None:
         program = self.program()

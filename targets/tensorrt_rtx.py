@@ -6,6 +6,7 @@ architectures a plan is for are said explicitly, never taken from the machine.
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 
 from targets.nvidia.cuda import gpu
@@ -37,6 +38,10 @@ class TensorRtRtx(TensorRt):
             detail = f"TensorRT-RTX {found.version}: builds here; engines run on RTX GPUs alone"
             return Probe(True, found.version, detail)
         return found
+
+    def _made_on(self) -> dict[str, str]:
+        """The GPU does not matter: a plan says itself which it is for."""
+        return {"system": platform.system(), "machine": platform.machine()}
 
     def obstacle(self, options: EngineOptions) -> str | None:
         """Say why engines cannot run on this machine; None when they can."""

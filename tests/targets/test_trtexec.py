@@ -175,6 +175,17 @@ def test_what_goes_wrong_is_said(
         built(model, tmp_path / "refused")
 
 
+@pytest.mark.parametrize("version", ["10.3.0"], indirect=True)
+def test_a_plan_of_another_kind_of_gpu_is_refused(
+    version: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt_module, "gpu_fingerprint", lambda: {"compute_capability": "8.7"})
+    engine = built(model, tmp_path / "engine")
+    monkeypatch.setattr(tensorrt_module, "gpu_fingerprint", lambda: {"compute_capability": "11.0"})
+    with pytest.raises(ModelError, match=r"built on compute capability 8\.7, here it is 11\.0"):
+        TensorRt().open(engine)
+
+
 @pytest.mark.parametrize("version", ["8.2.1"], indirect=True)
 def test_a_dla_says_what_it_leaves(version: str, model: Path, tmp_path: Path) -> None:
     notes = built(model, tmp_path / "dla", "fp16", dla_core="0", gpu_fallback="true").notes
