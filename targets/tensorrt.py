@@ -23,7 +23,7 @@ from targets.nvidia.plan import check_plan
 from targets.nvidia.runner import PlanRunner
 from targets.nvidia.trtexec import Trtexec, find_trtexec, run_flags
 from targets.toolchain import Engine, EngineOptions, Probe, file_sha256
-from targets.versions import installed_version, require_own_engine, require_version
+from targets.versions import installed_version, require_own_engine
 
 if TYPE_CHECKING:
     from targets.layers import LayerTime
@@ -48,7 +48,9 @@ class TensorRt:
     name = "tensorrt"
     module = "tensorrt"
     packages: tuple[str, ...] = ("tensorrt",)
-    install = "apt install python3-libnvinfer (JetPack has it), on the device itself"
+    install = (
+        "on the device: apt install python3-libnvinfer (JetPack has it); from here: name the device's host"
+    )
 
     def probe(self) -> Probe:
         """Say whether it works here, without raising."""
@@ -89,7 +91,7 @@ class TensorRt:
             CapabilityError: a precision, DLA or architecture it does not have.
             ModelError: an impossible option, or TensorRT refuses the model.
         """
-        version = require_version(self.name, self.packages[0], self._version())
+        version = self._require_version()
         if options.precision not in PRECISIONS:
             raise CapabilityError(
                 f"TensorRT has no engines of {options.precision}",
@@ -125,7 +127,7 @@ class TensorRt:
             ToolchainMissing: TensorRT, a driver or a GPU is missing.
             ModelError: the plan is foreign, of another version or device, cut short, or does not load.
         """
-        version = require_version(self.name, self.packages[0], self._version())
+        version = self._require_version()
         require_own_engine(engine, self.name, version)
         self._require_own_machine(engine.folder)
         program, plan = self.program(), engine.folder / PLAN_FILE
@@ -180,6 +182,12 @@ class TensorRt:
                     where=str(folder),
                     mend="build the engine again on the device that runs it",
                 )
+
+    def _require_version(self) -> str:
+        version = self._version()
+        if version is None:
+            raise ToolchainMissing(f"{self.module} is not installed here", mend=self.install)
+        return version
 
     def _version(self) -> str | None:
         program = self.program()
