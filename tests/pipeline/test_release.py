@@ -125,13 +125,11 @@ def test_golden_outputs_are_what_the_engine_gives(bundle):
 
 
 def test_the_signature_is_good_for_openssl_alone(bundle, keys):
-    command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", keys[1], "-rawin"]
-    command += ["-in", bundle / "manifest.json", "-sigfile", bundle / "manifest.json.sig"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "openssl pkeyutl -verify" in (bundle / "README.md").read_text()
-    sums = ["sha256sum", "--quiet", "-c", "SHA256SUMS"]
-    assert subprocess.run(sums, cwd=bundle, capture_output=True, check=False).returncode == 0
+    block = (bundle / "README.md").read_text().split("```sh\n")[1].split("```")[0]
+    assert block.startswith("openssl pkeyutl -verify")
+    commands = f"set -e\n{block}".replace("release.pub", str(keys[1]))
+    done = subprocess.run(["sh", "-c", commands], cwd=bundle, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "labels.txt: OK" in done.stdout, done.stdout + done.stderr
 
 
 def test_every_form_verifies_and_unpacks_to_the_folder(bundle, keys, tmp_path):
@@ -297,7 +295,7 @@ def gate_failed(record):
     ("kind", "change", "decisions", "words"),
     [
         ("dirty", None, [RUN_AGAIN], "student: settings.epochs"),
-        ("unstable", noisy, [], "known to 100%"),
+        ("unstable", noisy, [], "known to within 100%, not 10%"),
         ("unstable", throttled, [], "throttle_events rose by 7"),
         ("failed", gate_failed, [], "'simplify model' did not pass"),
     ],
