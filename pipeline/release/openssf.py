@@ -6,7 +6,9 @@ of the bundle's folder, the manifest and its Ed25519 signature among them.
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 from targets.bundle.keys import OTHERS_ANYTHING, read_key_file
 from targets.errors import BundleError, ToolchainMissing
@@ -59,6 +61,5 @@ def sign_folder(folder: Path, key: Path, out: Path) -> None:
         key: file that `require_key` took.
         out: the signature, a Sigstore bundle in JSON.
     """
-    from model_signing.signing import Config
-
-    Config().use_elliptic_key_signer(private_key=key).sign(folder, out)
+    signing: Any = importlib.import_module("model_signing.signing")
+    signing.Config().use_elliptic_key_signer(private_key=key).sign(folder, out)
