@@ -17,12 +17,20 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from pipeline.disk import write_whole
 from pipeline.stage import Progress, Stage, code_digest, tool_versions
 from pipeline.store import Entry, Store, key_of
 from targets.errors import ConfigError, EdgewrightError, StageError, revived
 from targets.toolchain import file_sha256
 
 STATE_FILE = "state.json"
+
+# What a death most often means.
+HINTS: dict[int, str] = {
+    signal.SIGKILL: " (often: out of memory)",
+    signal.SIGABRT: " (often: out of memory, or a fault in native code)",
+    signal.SIGXCPU: " (it took more processor time than such a stage may)",
+}
 
 Outcome = Literal["ran", "reused"]
 
@@ -155,6 +163,7 @@ class Run:
             "files": {name: str(path) for name, path in stage.files.items()},
             "settings": stage.settings,
             "processes": stage.processes,
+            "processor_s": stage.processor_s,
             "out": str(work / "out"),
             "debris": str(debris),
             "code_path": str(self.code_path) if self.code_path else None,
@@ -238,14 +247,6 @@ def outside_digest(path: Path) -> str:
     return digest_of_file
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file beside its place and rename it, so that nobody sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
-
-
 def _listing(folder: Path) -> Iterator[str]:
     for root, folders, names in os.walk(folder):
         folders.sort()
@@ -289,8 +290,7 @@ def _failure(stage: Stage, last: dict[str, Any] | None, code: int, log: Path) ->
         what = f"the stage {stage.name!r} failed: {last['crash']}"
     elif code < 0:
         name = signal.Signals(-code).name
-        hint = " (often: out of memory)" if code == -signal.SIGKILL else ""
-        what = f"the stage {stage.name!r} died of {name}{hint}"
+        what = f"the stage {stage.name!r} died of {name}{HINTS.get(-code, '')}"
     else:
         what = f"the stage {stage.name!r} ended with code {code} and said nothing"
     return StageError(

@@ -47,6 +47,7 @@ class Stage:
         environment: variables set before the child process starts; they change speed, never results.
         processes: how many run the function side by side, for functions that share their work (pipeline.fit);
             part of the key, as batch norm sees each one's part of a batch.
+        processor_s: most seconds of processor time; for native code that works on somebody's model.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Stage:
     modules: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     processes: int = 1
+    processor_s: int | None = None
 
 
 @dataclass(frozen=True)

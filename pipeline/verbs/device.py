@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.store import explained
+from pipeline.disk import explained
 from targets.errors import ConfigError
 from targets.remote.device import Device
 from targets.remote.ssh import Host

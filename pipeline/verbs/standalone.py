@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.onnxmodel.file import describe, read_model
@@ -26,6 +24,7 @@ from targets.capability import load_device
 from targets.checks import check_model, check_request, refused
 from targets.errors import ConfigError, DataError
 from targets.measure import MeasureSettings, Timing, compare_turns, timed
+from targets.npz import read_npz
 from targets.tensors import sample_inputs
 from targets.toolchain import Engine, EngineOptions, Runner, load_toolchain
 from targets.verdict import Judgement, judge
@@ -167,16 +166,14 @@ def engine_inputs(engine: Engine, path: Path | None) -> list[Mapping[str, NDArra
     """
     if path is None:
         return [sample_inputs(engine.inputs, seed) for seed in range(RANDOM_INPUTS)]
+    found = read_npz(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {spec.name: archive[spec.name] for spec in engine.inputs}
+        arrays = {spec.name: found[spec.name] for spec in engine.inputs}
     except KeyError as error:
         raise DataError(
             f"the file has no array for the input {error}",
             where=str(path),
             mend=f"give arrays {', '.join(spec.name for spec in engine.inputs)}",
         ) from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"cannot read the inputs: {error}", where=str(path)) from error
     count = min(len(array) for array in arrays.values())
     return [{name: array[index : index + 1] for name, array in arrays.items()} for index in range(count)]

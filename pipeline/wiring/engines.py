@@ -21,6 +21,9 @@ from pipeline.products import (
 from pipeline.stage import Ref, Stage
 from pipeline.wiring.request import ONNX_TOOLS, Request
 
+# Native code over somebody's model: an hour of four cores is more than any of it needs.
+MOST_PROCESSOR_S = 4 * 3600
+
 ENGINE_GATES: dict[str, GateKind] = {
     "fp32": "engine-fp32",
     "fp16": "engine-half",
@@ -48,6 +51,7 @@ def take_onnx(request: Request, path: str) -> Stage:
             },
         },
         tools=ONNX_TOOLS,
+        processor_s=MOST_PROCESSOR_S,
     )
 
 
@@ -60,6 +64,7 @@ def simplify_stages(request: Request, network: str) -> Iterator[Stage]:
         "pipeline.stages.onnx:simplify_onnx",
         inputs={"model": raw},
         tools=(*ONNX_TOOLS, "onnxsim"),
+        processor_s=MOST_PROCESSOR_S,
     )
     yield request.gate("simplify", name, inputs={"reference": raw, "candidate": Ref(name, "model.onnx")})
 
@@ -224,6 +229,7 @@ def _compile(request: Request, target: BuildTarget, variant: Variant) -> Stage:
             "threads": target.section.threads,
             "raw": target.raw,
         },
+        processor_s=MOST_PROCESSOR_S,
         **request.runtime(target),
     )
 
