@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -155,19 +155,8 @@ class Run:
         log = self.folder / "logs" / f"{_slug(stage.name)}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         debris = self.debris / _slug(stage.name)
-        request = {
-            "function": stage.function,
-            "inputs": {
-                name: str(self.entries[ref.stage].out / ref.artefact) for name, ref in stage.inputs.items()
-            },
-            "files": {name: str(path) for name, path in stage.files.items()},
-            "settings": stage.settings,
-            "processes": stage.processes,
-            "processor_s": stage.processor_s,
-            "out": str(work / "out"),
-            "debris": str(debris),
-            "code_path": str(self.code_path) if self.code_path else None,
-        }
+        inputs = {name: self.entries[ref.stage].out / ref.artefact for name, ref in stage.inputs.items()}
+        request = _request(stage, inputs, work / "out", debris, self.code_path)
         begun = time.monotonic()
         memory = run_child(stage, request, log, self.listener.progress)
         # What an earlier failure left would now speak of something that is no longer so.
@@ -188,6 +177,22 @@ class Run:
         except (OSError, ValueError):
             return {}
         return state
+
+
+def run_alone(stage: Stage, inputs: Mapping[str, Path], out: Path, log: Path) -> None:
+    """Run a stage's function outside of any build, in a process of its own and within the same limits.
+
+    Args:
+        stage: function, settings and limits.
+        inputs: name inside the stage → file or folder.
+        out: empty folder it writes to.
+        log: file for all the child prints; removed when it did not fail.
+
+    Raises:
+        EdgewrightError: as of `run_child`.
+    """
+    run_child(stage, _request(stage, inputs, out, out, None), log, lambda *_: None)
+    log.unlink()
 
 
 def run_child(stage: Stage, request: dict[str, Any], log: Path, progress: Progress) -> int:
@@ -215,7 +220,8 @@ def run_child(stage: Stage, request: dict[str, Any], log: Path, progress: Progre
             )
         with _ended(child):
             assert child.stdin is not None
-            with child.stdin as stdin:
+            # One that is dead already does not listen; what it died of is told below.
+            with suppress(BrokenPipeError), child.stdin as stdin:
                 stdin.write(json.dumps(request | {"events": writing, "parent": os.getpid()}).encode())
             last = _follow(events, progress)
             code = child.wait()
@@ -245,6 +251,23 @@ def outside_digest(path: Path) -> str:
             "there is no such file, or it cannot be read", where=str(path), mend="correct the build file"
         )
     return digest_of_file
+
+
+def _request(
+    stage: Stage, inputs: Mapping[str, Path], out: Path, debris: Path, code_path: Path | None
+) -> dict[str, Any]:
+    """What pipeline.worker is asked for."""
+    return {
+        "function": stage.function,
+        "inputs": {name: str(path) for name, path in inputs.items()},
+        "files": {name: str(path) for name, path in stage.files.items()},
+        "settings": stage.settings,
+        "processes": stage.processes,
+        "processor_s": stage.processor_s,
+        "out": str(out),
+        "debris": str(debris),
+        "code_path": str(code_path) if code_path else None,
+    }
 
 
 def _listing(folder: Path) -> Iterator[str]:

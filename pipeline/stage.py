@@ -18,6 +18,9 @@ ROOT = Path(__file__).parents[1]
 # Modules every stage imports but whose text cannot change what a stage computes.
 NOT_COMPUTING = frozenset({"targets.errors", "pipeline.stage"})
 
+# Native code over somebody's model: an hour of four cores is more than any of it needs.
+MOST_PROCESSOR_S = 4 * 3600
+
 Progress = Callable[[str, int, int], None]
 
 

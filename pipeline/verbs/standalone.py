@@ -13,8 +13,9 @@ from pipeline.onnxmodel.file import describe, read_model
 from pipeline.products import labels_of
 from pipeline.publish import fresh_folder
 from pipeline.record import Accuracy
-from pipeline.run import Listener
+from pipeline.run import Listener, run_alone
 from pipeline.session import Session
+from pipeline.stage import MOST_PROCESSOR_S, Stage
 from pipeline.stages.data import read_preprocess
 from pipeline.stages.engines import score_engine
 from pipeline.task import Task
@@ -26,7 +27,7 @@ from targets.errors import ConfigError, DataError
 from targets.measure import MeasureSettings, Timing, compare_turns, timed
 from targets.npz import read_npz
 from targets.tensors import sample_inputs
-from targets.toolchain import Engine, EngineOptions, Runner, load_toolchain
+from targets.toolchain import Engine, Runner, load_toolchain
 from targets.verdict import Judgement, judge
 
 RANDOM_INPUTS = 8
@@ -71,8 +72,14 @@ def compile_model(
     ) or check_model(model, capability, device.memory_mib)
     if violations:
         raise refused(f"the model cannot run on {device.name} with {name}", violations, str(model))
+    stage = Stage(
+        "compile",
+        "pipeline.stages.engines:compile_alone",
+        settings={"toolchain": name, "device": device.name, "precision": chosen, "threads": threads},
+        processor_s=MOST_PROCESSOR_S,
+    )
     with fresh_folder(out) as folder:
-        tool.compile(model, device.name, EngineOptions(chosen, threads), folder)
+        run_alone(stage, {"model": model.resolve()}, folder, out.with_name(f"{out.name}.log"))
     return Engine.load(out)
 
 

@@ -18,11 +18,8 @@ from pipeline.products import (
     source_stage,
     variants_of,
 )
-from pipeline.stage import Ref, Stage
+from pipeline.stage import MOST_PROCESSOR_S, Ref, Stage
 from pipeline.wiring.request import ONNX_TOOLS, Request
-
-# Native code over somebody's model: an hour of four cores is more than any of it needs.
-MOST_PROCESSOR_S = 4 * 3600
 
 ENGINE_GATES: dict[str, GateKind] = {
     "fp32": "engine-fp32",
