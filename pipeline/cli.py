@@ -25,7 +25,7 @@ class Verbs(click.Group):
         except OSError as error:
             from pipeline.disk import trouble
 
-            told = trouble(error, Path.cwd())
+            told = trouble(error, Path())
             if told is None:
                 raise
             click.echo(click.style("error: ", fg="red", bold=True) + str(told), err=True)

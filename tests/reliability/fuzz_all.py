@@ -82,6 +82,7 @@ def main():
     tally = rounds(arguments.folder, arguments.readers, arguments.slice, until)
     findings = sorted(path.name for path in arguments.folder.glob("findings/*"))
     sys.stdout.write(f"{sum(tally.values()):,} inputs, {len(findings)} findings\n{tally}\n{findings}\n")
+    sys.exit(bool(findings))
 
 
 if __name__ == "__main__":
