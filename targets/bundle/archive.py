@@ -218,7 +218,7 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[Member]:
         raise BundleError("the archive holds more than its members", mend=AGAIN)
     for info in infos:
         mode = info.external_attr >> 16
-        if info.is_dir() or not stat.S_ISREG(mode):
+        if not info.filename or info.is_dir() or not stat.S_ISREG(mode):
             kind = "a link" if stat.S_ISLNK(mode) else "no regular file"
             raise BundleError(f"{info.filename!r} is {kind}", where=info.filename, mend=AGAIN)
         if info.compress_type not in PACKED:

@@ -37,7 +37,7 @@ def main():
         (corpus / str(number)).write_bytes(seed)
     longest = max(len(seed) for seed in reader.seeds())
     options = [
-        f"-atheris_runs={arguments.runs}",
+        f"-runs={arguments.runs}",
         f"-max_total_time={arguments.seconds}",
         f"-seed={arguments.seed}",
         f"-max_len={2 * longest + 64}",

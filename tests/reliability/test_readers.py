@@ -127,6 +127,15 @@ def shaped(dims):
     return model.SerializeToString()
 
 
+def nameless():
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        member = zipfile.ZipInfo("x")
+        member.filename, member.external_attr = "", 0o100644 << 16
+        archive.writestr(member, b"")
+    return stream.getvalue()
+
+
 def postscript():
     return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n8 8 scale\nshowpage\n%%EOF\n"
 
@@ -202,6 +211,7 @@ FOUND = {
         "packed",
         lambda: b"EWPACK1\n" + struct.pack("<QI", 0, (1 << 32) - 1),
     ),
+    "a bundle's member without a name": ("archive", nameless),
     "a bundle that claims an exabyte": (
         "tar",
         lambda: tar_seeds()[0].replace(b"00000000001\0", b"77777777777\0"),
