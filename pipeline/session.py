@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.build import needed, plan
 from pipeline.config import Settings, load_settings
+from pipeline.disk import explained
 from pipeline.packages import PACKAGES, require
 from pipeline.places import toolchain_at
 from pipeline.products import BuildTarget, published, resolve_targets, timed_target, variants_of
@@ -16,7 +17,7 @@ from pipeline.publish import publish
 from pipeline.report import load
 from pipeline.run import Decision, Listener, Run
 from pipeline.stage import Stage
-from pipeline.store import Entry, Store, explained
+from pipeline.store import Entry, Store
 from pipeline.wiring.report import report_stage
 from pipeline.wiring.request import Request
 from targets.checks import check_request, refused

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from pipeline.config.settings import Settings
+from targets.datafile import read_text
 from targets.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -17,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-OWN_CODE = ("pipeline.",)
+OWN_CODE = ("pipeline.zoo:", "pipeline.zoo.")
 
 
 def load_settings(path: Path, allow_code: bool = False) -> Settings:
@@ -31,14 +32,14 @@ def load_settings(path: Path, allow_code: bool = False) -> Settings:
         ConfigError: unreadable, not TOML, an unknown key, a wrong value, or code that was not allowed.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(read_text(path))
     except FileNotFoundError as error:
         raise ConfigError(
             "there is no such build file", where=str(path), mend="write one with: edgewright init"
         ) from error
     except OSError as error:
         raise ConfigError(f"cannot read the build file: {error.strerror}", where=str(path)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"not valid TOML: {error}", where=str(path), mend="correct that line") from error
     try:
         settings = Settings.model_validate(document)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pipeline.comparison import ASPECTS, Aspect, Comparison, Ratio, compare
 from pipeline.config import load_settings
 from pipeline.config.engines import CompareSection
+from pipeline.disk import explained
 from pipeline.record import Record
 from pipeline.report import load
 from pipeline.report.page import markdown
-from pipeline.store import explained
 from pipeline.verbs.standalone import engine_inputs
 from targets.apart import Apart
 from targets.measure import MeasureSettings, compare_turns
