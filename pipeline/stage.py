@@ -47,6 +47,7 @@ class Stage:
         environment: variables set before the child process starts; they change speed, never results.
         processes: how many run the function side by side, for functions that share their work (pipeline.fit);
             part of the key, as batch norm sees each one's part of a batch.
+        alone: it measures time on this machine, so that no other such stage may run beside it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Stage:
     modules: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     processes: int = 1
+    alone: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,13 @@ BUILD_FILE = click.option(
 ALLOW_CODE = click.option(
     "--allow-code", is_flag=True, help="The build file may name Python code of its own (you trust it)."
 )
+OVERRIDES = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="In place of what the build file says, as in student.macs=0.5; may be given several times.",
+)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 

@@ -37,6 +37,10 @@ class ConsoleListener(Listener):
         """Say who is waited for."""
         self._print(f"  [yellow]waiting[/] {escape(stage.name)}: another build makes it")
 
+    def queued(self, stage: Stage, holder: str) -> None:
+        """Say on the bar who measures on this machine."""
+        self.progress(f"{stage.name} waits for {holder}", 0, 1)
+
     def finished(self, stage: Stage, entry: Entry, outcome: Outcome) -> None:
         """Close the bar; reused stages are only counted, at the end."""
         if self._bar is not None:

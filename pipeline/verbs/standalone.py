@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.onnxmodel.file import describe, read_model
 from pipeline.products import labels_of
 from pipeline.publish import fresh_folder
+from pipeline.quiet import machine_alone
 from pipeline.record import Accuracy
 from pipeline.run import Listener
 from pipeline.session import Session
@@ -93,7 +95,6 @@ def bench_engines(
     given = {name: engine_inputs(engine, inputs) for name, engine in engines.items()}
     settings = MeasureSettings(min_samples=samples, min_s=seconds, max_s=max(60.0, 4 * seconds))
     opened: dict[str, Apart | Runner] = {}
-    before = environment.state()
     try:
         for name, engine in engines.items():
             tool = load_toolchain(engine.toolchain)
@@ -102,11 +103,13 @@ def bench_engines(
             name: each.turn if isinstance(each, Apart) else timed(each.infer, given[name])
             for name, each in opened.items()
         }
-        timings = compare_turns(turns, settings)
+        with machine_alone(f"edgewright bench (process {os.getpid()})"):
+            before = environment.state()
+            timings = compare_turns(turns, settings)
+            after = environment.state()
     finally:
         for each in opened.values():
             each.close()
-    after = environment.state()
     return Benched(
         timings, {name: judge(timing, before, after, settings) for name, timing in timings.items()}
     )
