@@ -29,6 +29,9 @@ def init(folder: Path) -> None:
 @ALLOW_CODE
 @AS_JSON
 @click.option("--in-docker", is_flag=True, help="Build in the toolchain's image, by Docker or Podman.")
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Of a Dask cluster that takes statistics over many images."
+)
 @click.pass_context
 def build(
     ctx: click.Context,
@@ -37,6 +40,7 @@ def build(
     allow_code: bool,
     as_json: bool,
     in_docker: bool,
+    scheduler: str | None,
 ) -> None:
     """Do everything BUILD_FILE asks for that is not done yet.
 
@@ -48,6 +52,10 @@ def build(
         flags = ["--allow-code"] * allow_code + ["--json"] * as_json
         flags += [flag for each in overrides for flag in ("--set", each)]
         ctx.exit(build_in_container(build_file, flags, allow_code))
+    if scheduler:
+        from pipeline.cluster import join_cluster
+
+        join_cluster(scheduler)
     from pipeline.config.overrides import parse_overrides
     from pipeline.session import Session
     from pipeline.verbs.console import listening

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from pipeline.packages import require
+from pipeline.cluster import connect
 from pipeline.run import Listener
 from pipeline.sweep.document import Outcome
 from pipeline.sweep.point import Job, build_point
-from targets.errors import ConfigError
-
-if TYPE_CHECKING:
-    from distributed import Client
-
-CONNECT_S = 10
 
 
 class Executor(Protocol):
@@ -108,26 +102,6 @@ class Cluster:
         """Take back what no worker has begun; what is under way ends there and is kept in the store."""
         self._client.cancel(list(self._jobs))
         self._client.close()
-
-
-def connect(address: str) -> Client:
-    """Meet the scheduler of a Dask cluster.
-
-    Raises:
-        ConfigError: no scheduler answers there.
-        ToolchainMissing: Dask is not installed.
-    """
-    require("distributed")
-    from distributed import Client
-
-    try:
-        return Client(address, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise ConfigError(
-            f"no Dask scheduler answers: {error}",
-            where=f"--scheduler {address}",
-            mend="start one with `dask scheduler`, and `dask worker ADDRESS --nthreads 1` on every machine",
-        ) from error
 
 
 def _lost(job: Job, error: BaseException) -> Outcome:

@@ -15,14 +15,17 @@ import pytest
 import sweep_points
 from browser import NAMES, find, look
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cli import main
+from pipeline.cluster import VARIABLE, over_shards
+from pipeline.config import load_settings
 from pipeline.config.overrides import overridden, parse_overrides
 from pipeline.sweep import executors, point
 from pipeline.sweep.document import costs, dominates, json_schema, with_fronts
 from pipeline.sweep.executors import Cluster
+from pipeline.sweep.file import json_schema as file_schema
 from pipeline.sweep.file import load_sweep
 from pipeline.sweep.grid import grid_points
 from pipeline.sweep.point import Job, Point
@@ -132,6 +135,7 @@ results = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(results, min_size=1, max_size=12))
 def test_a_front_is_what_nothing_beats_and_beats_all_else(found):
     job = Job(Point("p", {}, {}), Path(), "s", Path(), False)
@@ -229,7 +233,7 @@ def test_a_build_that_cannot_be_is_a_failed_point(tmp_path):
 
 
 def test_no_scheduler_is_said_with_what_to_start(folder, monkeypatch):
-    monkeypatch.setattr(executors, "CONNECT_S", 0.5)
+    monkeypatch.setattr("pipeline.cluster.CONNECT_S", 0.5)
     with pytest.raises(ConfigError, match="no Dask scheduler answers") as caught:
         run_sweep(sweep_file(folder, GRID), scheduler="tcp://127.0.0.1:9")
     assert "dask worker" in str(caught.value)
@@ -256,7 +260,7 @@ def cluster(tmp_path):
         subprocess.Popen([*worker, "--no-nanny", "--no-dashboard", "--local-directory", tmp_path], **quiet)
         for _ in range(2)
     ]
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (told.exists() and told.read_text().endswith("}")):
         assert time.monotonic() < deadline and started[0].poll() is None
         time.sleep(0.05)
@@ -284,3 +288,17 @@ def test_a_sweep_outlives_a_worker_killed_in_the_middle(folder, cluster, monkeyp
     assert len(killed) == 1 and sum(worker.poll() == -signal.SIGKILL for worker in workers) == 1
     assert [each.state for each in swept.sweep.points] == ["done"] * 4 + ["failed"] * 2
     assert len(list((folder / "out-sweep" / "points" / killed[0]).iterdir())) == 2, "built again elsewhere"
+    monkeypatch.setenv(VARIABLE, address)
+    assert list(over_shards(sum, [[1, 2], [3], [4, 5]])) == [3, 3, 9]
+
+
+def test_schemas_are_published():
+    for name, schema in (("sweep", json_schema()), ("sweep-file", file_schema())):
+        published = json.loads((HERE.parents[1] / "docs" / "schema" / f"{name}.schema.json").read_text())
+        assert published == json.loads(json.dumps(schema)), f"write docs/schema/{name}.schema.json again"
+
+
+def test_every_point_of_the_example_is_a_valid_build():
+    example = HERE.parents[1] / "examples" / "footwear"
+    for each in grid_points(load_sweep(example / "sweep.toml").axes):
+        load_settings(example / "build.toml", overrides=each.overrides)
