@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.commands.options import ALLOW_CODE, AS_JSON
+
+if TYPE_CHECKING:
+    from pipeline.sweep.document import Outcome
 
 
 @click.command()
@@ -18,7 +22,15 @@ from pipeline.commands.options import ALLOW_CODE, AS_JSON
 @click.option("--schema", is_flag=True, help="Print the JSON schema of sweep.json instead.")
 @ALLOW_CODE
 @AS_JSON
-def sweep(sweep_file: Path, scheduler: str | None, schema: bool, allow_code: bool, as_json: bool) -> None:
+@click.pass_context
+def sweep(
+    ctx: click.Context,
+    sweep_file: Path,
+    scheduler: str | None,
+    schema: bool,
+    allow_code: bool,
+    as_json: bool,
+) -> None:
     """Build every point of SWEEP_FILE, a grid or a search, and say which are worth choosing among.
 
     Points share one store. What is done is kept however the sweep ends; the same command goes on from there.
@@ -33,12 +45,16 @@ def sweep(sweep_file: Path, scheduler: str | None, schema: bool, allow_code: boo
     from pipeline.verbs.console import console, listening
     from pipeline.verbs.sweep import point_line, run_sweep, sweep_text
 
+    def tell(outcome: Outcome, done: int, planned: int) -> None:
+        console.print(point_line(outcome, done, planned), markup=False)
+
     with listening() as listener:
         swept = run_sweep(
             sweep_file,
             allow_code=allow_code,
             scheduler=scheduler,
             listener=listener,
-            told=lambda outcome, done, planned: console.print(point_line(outcome, done, planned)),
+            told=tell if console.is_terminal else None,
         )
     click.echo(to_json(swept.sweep), nl=False) if as_json else click.echo(sweep_text(swept))
+    ctx.exit(0 if any(point.state == "done" for point in swept.sweep.points) else 1)

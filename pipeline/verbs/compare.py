@@ -20,6 +20,7 @@ from pipeline.record import Record
 from pipeline.report import load
 from pipeline.report.page import markdown
 from pipeline.store import explained
+from pipeline.verbs.console import Waiting
 from pipeline.verbs.standalone import engine_inputs
 from targets.apart import Apart
 from targets.measure import MeasureSettings, compare_turns
@@ -98,7 +99,7 @@ def _once(folders: Sequence[Path], inputs: Path | None) -> float:
             engine = Engine.load(folder)
             given: list[Mapping[str, NDArray[Any]]] = engine_inputs(engine, inputs)
             children[name] = Apart(folder, given)
-        with machine_alone(f"edgewright compare (process {os.getpid()})"):
+        with machine_alone(f"edgewright compare (process {os.getpid()})", Waiting()):
             timings = compare_turns({name: child.turn for name, child in children.items()}, SETTINGS)
     finally:
         for child in children.values():

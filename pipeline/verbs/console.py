@@ -54,6 +54,19 @@ class ConsoleListener(Listener):
             self._progress.console.print(line)
 
 
+class Waiting:
+    """Says once who has the machine that a measurement waits for; call it with them."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def __call__(self, holder: str) -> None:
+        """Somebody measures on this machine."""
+        if not self._told:
+            console.print(f"waiting: {holder} measures on this machine", markup=False)
+        self._told = True
+
+
 @contextmanager
 def listening() -> Iterator[ConsoleListener]:
     """A listener that draws on the terminal as long as it is open."""

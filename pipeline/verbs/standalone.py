@@ -22,6 +22,7 @@ from pipeline.session import Session
 from pipeline.stages.data import read_preprocess
 from pipeline.stages.engines import score_engine
 from pipeline.task import Task
+from pipeline.verbs.console import Waiting
 from targets import environment
 from targets.apart import Apart
 from targets.capability import load_device
@@ -103,7 +104,7 @@ def bench_engines(
             name: each.turn if isinstance(each, Apart) else timed(each.infer, given[name])
             for name, each in opened.items()
         }
-        with machine_alone(f"edgewright bench (process {os.getpid()})"):
+        with machine_alone(f"edgewright bench (process {os.getpid()})", Waiting()):
             before = environment.state()
             timings = compare_turns(turns, settings)
             after = environment.state()

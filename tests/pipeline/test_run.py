@@ -14,6 +14,7 @@ from pipeline.run import Listener, Run, outside_digest
 from pipeline.sources import Sources
 from pipeline.stage import Ref, Stage, code_digest
 from pipeline.store import Store
+from targets.device.claims import DeviceLock
 from targets.errors import ConfigError, ModelError, StageError, StoreError
 
 HERE = Path(__file__).parent
@@ -126,6 +127,26 @@ def test_comments_and_docstrings_are_not_part_of_the_key(tmp_path, monkeypatch):
     trees = [pipeline.stage._facts(f"version{number}").digest for number in range(3)]
     assert trees[0] != trees[2] and trees[1] != trees[2]
     assert len(set(digests)) == 3
+
+
+def test_a_stage_that_measures_waits_for_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    other = DeviceLock()
+    other.take("somebody else", 0, print)
+    seen = []
+
+    class Patient(Listener):
+        def queued(self, stage, holder):
+            seen.append(holder)
+            other.release()
+
+    run = new_run(tmp_path)
+    run.listener = Patient()
+    run.run([stage("quiet", "constant")])
+    assert not seen
+    run.run([stage("loud", "constant", alone=True, settings={"value": 2})])
+    assert len(seen) == 1 and seen[0].startswith("somebody else, since")
+    DeviceLock().take("the next one", 0, print)
 
 
 def test_what_a_text_says_is_kept_by_its_content(tmp_path, monkeypatch):
