@@ -110,7 +110,7 @@ def quantize_within(
     ignore, show = tuple(ignore), progress or _silent
     fitting, judging = divided(batches)
     if thorough:
-        best = quantize_best(model, batches, convention, out, float_out, ignore, progress)
+        best = quantize_best(model, batches, convention, out, float_out, ignore, progress, refit=False)
         recipe = best.best.recipe
         method, rounding = recipe.method, recipe.rounding
     else:

@@ -1,7 +1,7 @@
 """The thorough setting: try the repairs one after the other and keep what makes the outputs better.
 
 Every fourth batch is kept out of ranges and repairs, to judge them by: how far the quantized model's outputs
-are from the float model's. Labels are never looked at.
+are from the float model's. Labels are never looked at. What was chosen is then made once more, from all.
 """
 
 from __future__ import annotations
@@ -112,6 +112,8 @@ def quantize_best(
     float_out: Path,
     ignore: Iterable[str] = (),
     progress: Callable[[str, int, int], None] | None = None,
+    *,
+    refit: bool = True,
 ) -> BestQuantization:
     """Write the QDQ model whose outputs come closest to the float model's.
 
@@ -124,18 +126,24 @@ def quantize_best(
             layers. It computes what `model` does and is what tensors are to be compared with.
         ignore: as for `qdq.quantize`.
         progress: called with what is being done, how much of it is done and how much there is.
+        refit: whether to make what was chosen once more, from all batches; not where the inputs kept apart
+            are to judge something again.
 
     Raises:
         DataError: fewer than four batches; and as `ranges.collect` and `qdq.quantize` do.
     """
     fitting, judging = divided(batches)
-    with TemporaryDirectory() as folder:
-        bench = _Bench(model, fitting, judging, convention, Path(folder), tuple(ignore), progress or _silent)
+    rest = convention, tuple(ignore), progress or _silent
+    with TemporaryDirectory() as tried, TemporaryDirectory() as chosen:
+        bench = _Bench(model, fitting, judging, Path(tried), *rest)
         symmetric = convention.activations == "int8-symmetric"
         found = BestQuantization(*bench.search(Recipe(offset=symmetric)))
-        best = found.best.recipe
+        if refit:
+            bench = _Bench(model, list(batches), [], Path(chosen), *rest)
+            summary, bench.quantized = bench.make(found.best.recipe)
+            found = replace(found, summary=summary)
         write(bench.quantized, out)
-        write(onnx.load(bench.floats[best.equalized, best.offset]), float_out)
+        write(onnx.load(bench.prepared(found.best.recipe.equalized, found.best.recipe.offset)[0]), float_out)
         return found
 
 
@@ -211,8 +219,8 @@ class _Bench:
     model: Path
     fitting: list[Batch]
     judging: list[Batch]
-    convention: QuantizationConvention
     folder: Path
+    convention: QuantizationConvention
     ignore: tuple[str, ...]
     progress: Callable[[str, int, int], None]
     floats: dict[tuple[bool, bool], Path] = field(default_factory=dict)

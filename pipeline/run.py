@@ -179,7 +179,7 @@ class Run:
         return state
 
 
-def run_alone(stage: Stage, inputs: Mapping[str, Path], out: Path, log: Path) -> None:
+def run_alone(stage: Stage, inputs: Mapping[str, Path], out: Path, log: Path, progress: Progress) -> None:
     """Run a stage's function outside of any build, in a process of its own and within the same limits.
 
     Args:
@@ -187,11 +187,12 @@ def run_alone(stage: Stage, inputs: Mapping[str, Path], out: Path, log: Path) ->
         inputs: name inside the stage → file or folder.
         out: empty folder it writes to.
         log: file for all the child prints; removed when it did not fail.
+        progress: told what the child tells.
 
     Raises:
         EdgewrightError: as of `run_child`.
     """
-    run_child(stage, _request(stage, inputs, out, out, None), log, lambda *_: None)
+    run_child(stage, _request(stage, inputs, out, out, None), log, progress)
     log.unlink()
 
 
