@@ -61,7 +61,7 @@ wheel: install
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf examples/*/out examples/*/out-teacher examples/*/.edgewright build dist
+	rm -rf examples/*/out examples/*/out-teacher examples/*/out-sweep examples/*/.edgewright build dist
 
 install: $(VENV)/.installed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,11 @@ class Observations:
                     mend="calibrate again with this model and this version",
                 )
         return merged([self.histograms[name] for name in tensors])
+
+    def merged(self, other: Observations) -> Observations:
+        """Return what both saw, of one model; the digest of the inputs stays this one's."""
+        histograms = {name: merged([one, other.histograms[name]]) for name, one in self.histograms.items()}
+        return replace(self, histograms=histograms, samples=self.samples + other.samples)
 
     def save(self, path: Path) -> None:
         """Write an .npz file; docs/quantization.md lists its keys."""

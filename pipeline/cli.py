@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipeline.commands import builds, bundles, machines, models
+from pipeline.commands import builds, bundles, machines, models, sweeps
 from targets.errors import EdgewrightError
 
 
@@ -47,7 +47,7 @@ def main() -> None:
 
 VERBS = (
     *(builds.init, builds.build, builds.explain, builds.scores, builds.paths, builds.triage),
-    *(builds.compare, builds.report),
+    *(builds.compare, builds.report, sweeps.sweep),
     *(models.check, models.quantize, models.unpack, models.compile, models.bench, models.evaluate),
     *(bundles.release, bundles.verify, bundles.selftest, bundles.keys),
     *(machines.doctor, machines.targets, machines.device, machines.toolchain, machines.store),

@@ -11,13 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from pipeline.disk import write_whole
+from pipeline.listing import entries_below
+from pipeline.quiet import machine_alone
 from pipeline.stage import Progress, Stage, code_digest, tool_versions
 from pipeline.store import Entry, Store, key_of
 from targets.errors import ConfigError, EdgewrightError, StageError, revived
@@ -46,6 +48,9 @@ class Listener:
 
     def waiting(self, stage: Stage) -> None:
         """Another build is making the same output."""
+
+    def queued(self, stage: Stage, holder: str) -> None:
+        """Somebody else measures on this machine; told again and again until the stage's turn comes."""
 
     def finished(self, stage: Stage, entry: Entry, outcome: Outcome) -> None:
         """A stage is done."""
@@ -157,8 +162,10 @@ class Run:
         debris = self.debris / _slug(stage.name)
         inputs = {name: self.entries[ref.stage].out / ref.artefact for name, ref in stage.inputs.items()}
         request = _request(stage, inputs, work / "out", debris, self.code_path)
-        begun = time.monotonic()
-        memory = run_child(stage, request, log, self.listener.progress)
+        with self._turn(stage):
+            begun = time.monotonic()
+            memory = run_child(stage, request, log, self.listener.progress)
+            seconds = round(time.monotonic() - begun, 3)
         # What an earlier failure left would now speak of something that is no longer so.
         shutil.rmtree(debris, ignore_errors=True)
         return self.store.commit(
@@ -166,10 +173,16 @@ class Run:
             stage=stage.name,
             key=key,
             parts=parts,
-            seconds=round(time.monotonic() - begun, 3),
+            seconds=seconds,
             memory=memory,
             now=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
+
+    def _turn(self, stage: Stage) -> AbstractContextManager[None]:
+        if not stage.alone:
+            return nullcontext()
+        who = f"{stage.name!r} of {self.folder.name} (process {os.getpid()})"
+        return machine_alone(who, lambda holder: self.listener.queued(stage, holder))
 
     def _remembered(self) -> dict[str, Any]:
         try:
@@ -244,7 +257,7 @@ def outside_digest(path: Path) -> str:
     if path.is_dir():
         digest = hashlib.sha256()
         for line in _listing(path):
-            digest.update(line.encode())
+            digest.update(os.fsencode(line))
         return digest.hexdigest()
     digest_of_file = file_sha256(path)
     if not digest_of_file:
@@ -272,15 +285,15 @@ def _request(
 
 
 def _listing(folder: Path) -> Iterator[str]:
-    for root, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(root) / name
-            yield f"{path.relative_to(folder)} {_stat_line(path)}\n"
+    for name, entry in entries_below(folder):
+        yield f"{name} {_facts(entry.stat())}\n"
 
 
 def _stat_line(path: Path) -> str:
-    facts = path.stat()
+    return _facts(path.stat())
+
+
+def _facts(facts: os.stat_result) -> str:
     return f"{facts.st_size} bytes of {facts.st_mtime_ns}"
 
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -96,9 +97,9 @@ class Store:
         with explained(self.root):
             for name in ("objects", "work", "locks"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
-            probe = self.root / "work" / f".probe-{os.getpid()}"
-            probe.write_bytes(b"x")
-            probe.unlink()
+            with tempfile.NamedTemporaryFile(prefix=".probe-", dir=self.root / "work") as probe:
+                probe.write(b"x")
+                probe.flush()
 
     def find(self, key: str) -> Entry | None:
         """Return the entry of that key, or None when it is missing or not whole."""

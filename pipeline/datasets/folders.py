@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.source import Description, Images
+from pipeline.listing import FileList
 from pipeline.packages import PACKAGES
 from targets.errors import DataError, ToolchainMissing
 
@@ -91,17 +92,13 @@ def image_folder(folder: Path, resize: tuple[int, int] | None, licence: str) -> 
             mend="put the images of each class into a folder named after it; "
             "for images without labels set data.labelled = false",
         )
-    files: list[Path] = []
-    labels: list[int] = []
-    counts = []
-    for part in parts:
-        for label, name in enumerate(classes):
-            found = _images_below(part / name, f"class {name!r}")
-            files.extend(found)
-            labels.extend([label] * len(found))
-        counts.append(len(files))
-    own_test = counts[-1] - counts[0]
-    return _source(folder, files, classes, np.array(labels, np.int64), own_test, resize, licence)
+    within = {
+        (part / name).relative_to(folder).as_posix(): f"class {name!r}" for part in parts for name in classes
+    }
+    files, counts = _images_below(folder, within)
+    labels = np.repeat(np.arange(len(within), dtype=np.int64) % len(classes), counts)
+    own_test = sum(counts[len(classes) :])
+    return _source(folder, files, classes, labels, own_test, resize, licence)
 
 
 def unlabelled_folder(
@@ -126,10 +123,9 @@ def unlabelled_folder(
             where=str(parts[0]),
             mend="remove data.labelled and data.classes to use the labels, or rename the folders",
         )
-    found = [_images_below(part, f"the folder {part.name!r}") for part in parts]
-    files = [path for part in found for path in part]
-    own_test = len(files) - len(found[0])
-    return _source(folder, files, tuple(outputs), None, own_test, resize, licence)
+    within = {part.relative_to(folder).as_posix(): f"the folder {part.name!r}" for part in parts}
+    files, counts = _images_below(folder, within)
+    return _source(folder, files, tuple(outputs), None, sum(counts[1:]), resize, licence)
 
 
 def loose_images(folder: Path, size: tuple[int, int], channels: int) -> FolderSource:
@@ -152,7 +148,7 @@ def loose_images(folder: Path, size: tuple[int, int], channels: int) -> FolderSo
         classes=(),
         labels=None,
         own_test=0,
-        files=_images_below(folder, "the folder"),
+        files=_images_below(folder, {".": "the folder"})[0],
         channels=channels,
         size=size,
         resize=True,
@@ -191,15 +187,29 @@ def _source(
     )
 
 
-def _images_below(folder: Path, what: str) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise DataError(
-            f"{what} has no images",
-            where=str(folder),
-            mend=f"add images ({', '.join(sorted(IMAGE_SUFFIXES))}), or remove the folder",
-        )
-    return found
+def _images_below(folder: Path, within: Mapping[str, str]) -> tuple[FileList, list[int]]:
+    """The image files of some folders, and how many each has.
+
+    Args:
+        folder: that they lie in.
+        within: their names there → what they are called in messages.
+
+    Raises:
+        DataError: one of them has none.
+    """
+    found, counts = FileList.below(folder, list(within), _is_image)
+    for (name, what), count in zip(within.items(), counts, strict=True):
+        if not count:
+            raise DataError(
+                f"{what} has no images",
+                where=str(folder / name),
+                mend=f"add images ({', '.join(sorted(IMAGE_SUFFIXES))}), or remove the folder",
+            )
+    return found, counts
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _first_image(path: Path) -> tuple[int, tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.onnxmodel.file import describe, read_model
 from pipeline.places import Place, toolchain_at
 from pipeline.products import labels_of
 from pipeline.publish import fresh_folder
+from pipeline.quiet import machine_alone
 from pipeline.record import Accuracy
 from pipeline.run import Listener, run_alone
 from pipeline.session import Session
@@ -21,6 +23,7 @@ from pipeline.stage import MOST_PROCESSOR_S, Progress, Stage
 from pipeline.stages.data import read_preprocess
 from pipeline.stages.engines import score_engine
 from pipeline.task import Task
+from pipeline.verbs.console import Waiting
 from targets import environment
 from targets.apart import Apart
 from targets.capability import load_device
@@ -174,7 +177,6 @@ def bench_engines(
     given = {name: engine_inputs(engine, inputs) for name, engine in engines.items()}
     settings = MeasureSettings(min_samples=samples, min_s=seconds, max_s=max(60.0, 4 * seconds))
     opened: dict[str, Apart | Runner] = {}
-    before = environment.state()
     try:
         for name, engine in engines.items():
             tool = load_toolchain(engine.toolchain)
@@ -183,11 +185,13 @@ def bench_engines(
             name: each.turn if isinstance(each, Apart) else timed(each.infer, given[name])
             for name, each in opened.items()
         }
-        timings = compare_turns(turns, settings)
+        with machine_alone(f"edgewright bench (process {os.getpid()})", Waiting()):
+            before = environment.state()
+            timings = compare_turns(turns, settings)
+            after = environment.state()
     finally:
         for each in opened.values():
             each.close()
-    after = environment.state()
     return Benched(
         timings, {name: judge(timing, before, after, settings) for name, timing in timings.items()}
     )

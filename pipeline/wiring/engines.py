@@ -193,6 +193,7 @@ def _mix(request: Request, target: BuildTarget, variant: Variant) -> Iterator[St
             "threads": target.section.threads,
             "raw": target.raw,
         },
+        alone=kind == "latency_ms",
         **tools,
     )
     yield _quantize_gate(request, mixed(target, variant.network), base, simple)
@@ -306,6 +307,8 @@ def _measure(request: Request, target: BuildTarget, variants: Sequence[Variant])
             },
             "stable": section.stable,
         },
+        # A device elsewhere has a lock of its own.
+        alone=target.place is None,
         **request.runtime(target) | {"tools": ("onnx", target.toolchain, "numpy")},
     )
 
