@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from calibration.external import digest, infer_shapes
@@ -43,7 +44,7 @@ def _read(path: Path) -> tuple[onnx.ModelProto, str]:
     try:
         onnx.checker.check_model(str(path))
         model, sha256 = onnx.load(path), digest(path)
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+    except (OSError, ValueError, RuntimeError, DecodeError, onnx.checker.ValidationError) as error:
         raise ModelError(
             f"not a readable ONNX model: {error}", where=str(path), mend="export the model again"
         ) from error

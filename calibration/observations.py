@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from calibration.histogram import SIDE, Histogram, merged
 from calibration.importance import Importance, joined
 from targets.errors import DataError
+from targets.npz import read_npz
 
 OBSERVATIONS_SCHEMA = "edgewright.observations/1"
 
@@ -85,10 +85,8 @@ class Observations:
             DataError: unreadable, not such a file, or of another schema.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                content = {key: file[key] for key in file.files}
-            return cls._from(content)
-        except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+            return cls._from(read_npz(path))
+        except (DataError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DataError(
                 f"not a file of observations of schema {OBSERVATIONS_SCHEMA}: {error}",
                 where=str(path),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +22,14 @@ class Verbs(click.Group):
         except EdgewrightError as error:
             click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            from pipeline.disk import trouble
+
+            told = trouble(error, Path())
+            if told is None:
+                raise
+            click.echo(click.style("error: ", fg="red", bold=True) + str(told), err=True)
+            ctx.exit(told.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted; finished stages are kept, the same command goes on from there", err=True)
             ctx.exit(130)

@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[1]
 # Modules every stage imports but whose text cannot change what a stage computes.
 NOT_COMPUTING = frozenset({"targets.errors", "pipeline.stage"})
 
+# Native code over somebody's model: an hour of four cores is more than any of it needs.
+MOST_PROCESSOR_S = 4 * 3600
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -48,6 +51,7 @@ class Stage:
         environment: variables set before the child process starts; they change speed, never results.
         processes: how many run the function side by side, for functions that share their work (pipeline.fit);
             part of the key, as batch norm sees each one's part of a batch.
+        processor_s: most seconds of processor time; for native code that works on somebody's model.
         alone: it measures time on this machine, so that no other such stage may run beside it.
     """
 
@@ -62,6 +66,7 @@ class Stage:
     modules: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     processes: int = 1
+    processor_s: int | None = None
     alone: bool = False
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config.overrides import overridden
 from pipeline.config.settings import Settings
+from targets.datafile import read_text
 from targets.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -19,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-OWN_CODE = ("pipeline.",)
+OWN_CODE = ("pipeline.zoo:", "pipeline.zoo.")
 
 
 def load_settings(
@@ -60,12 +61,12 @@ def read_toml(path: Path, what: str, absent: str) -> dict[str, Any]:
         ConfigError: missing, unreadable or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except FileNotFoundError as error:
         raise ConfigError(f"there is no such {what}", where=str(path), mend=absent) from error
     except OSError as error:
         raise ConfigError(f"cannot read the {what}: {error.strerror}", where=str(path)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"not valid TOML: {error}", where=str(path), mend="correct that line") from error
 
 

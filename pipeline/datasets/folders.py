@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,21 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
+# What Pillow raises on damaged files, by format.
+BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+)
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm"})
 
 
@@ -40,7 +56,7 @@ class FolderSource(Description):
         return np.stack([self._decode(self.files[index]) for index in indices])
 
     def _decode(self, path: Path) -> Images:
-        image = _open_image(path).convert("L" if self.channels == 1 else "RGB")
+        image = _open_image(path, "L" if self.channels == 1 else "RGB")
         height, width = self.size
         if self.resize:
             image = image.resize((width, height))
@@ -202,16 +218,18 @@ def _first_image(path: Path) -> tuple[int, tuple[int, int]]:
     return (1 if image.mode in ("1", "L", "I", "I;16", "F") else 3), (height, width)
 
 
-def _open_image(path: Path) -> Image.Image:
+def _open_image(path: Path, mode: str | None = None) -> Image.Image:
+    """Decode an image, by what is in the file; in a mode of Pillow's, or its own."""
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError as error:
         raise ToolchainMissing("reading image files needs Pillow", mend=PACKAGES["pillow"].install) from error
     try:
-        image = Image.open(path)
+        # Pillow would take others too, and hand PostScript to another program.
+        image = Image.open(path, formats=FORMATS)
         image.load()
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
+        return image.convert(mode) if mode else image
+    except (Image.DecompressionBombError, *BROKEN) as error:
         raise DataError(
             f"cannot read an image: {error}", where=str(path), mend="repair or remove the file"
         ) from error
-    return image

@@ -93,7 +93,7 @@ def evenly(images: NDArray[np.generic], count: int) -> NDArray[np.generic]:
 
 def evenly_spread(total: int, count: int) -> NDArray[np.intp]:
     """At most `count` of so many places, spread evenly over all of them."""
-    return np.linspace(0, total - 1, min(count, total)).round().astype(np.intp)
+    return np.asarray(np.linspace(0, total - 1, min(count, total)).round(), np.intp)
 
 
 def _open(settings: Mapping[str, Any], path: Path | None) -> Source:

@@ -44,6 +44,14 @@ def compile_engine(context: Context) -> None:
     toolchain_of(settings, context.progress).compile(model, settings["device"], options, folder)
 
 
+def compile_alone(context: Context) -> None:
+    """Compile a model that was checked, outside of a build. Its folder is the engine's."""
+    settings = context.settings
+    options = EngineOptions(settings["precision"], settings["threads"], settings["raw"])
+    toolchain = toolchain_of(settings, context.progress)
+    toolchain.compile(context.inputs["model"], settings["device"], options, context.out)
+
+
 def evaluate(context: Context) -> None:
     """Score an engine on the test split. Artefact: accuracy.json.
 

@@ -81,7 +81,8 @@ class Cluster:
 
     def free(self) -> int:
         """A point for every thread, and one when there is no worker yet: it waits for the first."""
-        return max(1, sum(self._client.nthreads().values())) - len(self._jobs)
+        threads = int(sum(self._client.nthreads().values()))
+        return max(1, threads) - len(self._jobs)
 
     def start(self, job: Job) -> None:
         """Hand a point to the cluster."""

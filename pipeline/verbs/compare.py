@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from pipeline.comparison import ASPECTS, Aspect, Comparison, Ratio, compare
 from pipeline.config import load_settings
 from pipeline.config.engines import CompareSection
+from pipeline.disk import explained
 from pipeline.quiet import machine_alone
 from pipeline.record import Record
 from pipeline.report import load
 from pipeline.report.page import markdown
-from pipeline.store import explained
 from pipeline.verbs.console import Waiting
 from pipeline.verbs.standalone import engine_inputs
 from targets.apart import Apart

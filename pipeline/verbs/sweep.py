@@ -13,9 +13,9 @@ from typing import Protocol
 
 from filelock import FileLock, Timeout
 
+from pipeline.disk import explained, write_whole
 from pipeline.report.sweep import render_sweep
-from pipeline.run import Listener, write_whole
-from pipeline.store import explained
+from pipeline.run import Listener
 from pipeline.sweep.document import Outcome, Sweep, to_json, with_fronts
 from pipeline.sweep.executors import Cluster, Executor, Here
 from pipeline.sweep.file import SweepFile, load_sweep

@@ -18,7 +18,7 @@ from pipeline.products import (
     source_stage,
     variants_of,
 )
-from pipeline.stage import Ref, Stage
+from pipeline.stage import MOST_PROCESSOR_S, Ref, Stage
 from pipeline.wiring.request import ONNX_TOOLS, Request
 
 ENGINE_GATES: dict[str, GateKind] = {
@@ -48,6 +48,7 @@ def take_onnx(request: Request, path: str) -> Stage:
             },
         },
         tools=ONNX_TOOLS,
+        processor_s=MOST_PROCESSOR_S,
     )
 
 
@@ -60,6 +61,7 @@ def simplify_stages(request: Request, network: str) -> Iterator[Stage]:
         "pipeline.stages.onnx:simplify_onnx",
         inputs={"model": raw},
         tools=(*ONNX_TOOLS, "onnxsim"),
+        processor_s=MOST_PROCESSOR_S,
     )
     yield request.gate("simplify", name, inputs={"reference": raw, "candidate": Ref(name, "model.onnx")})
 
@@ -95,6 +97,8 @@ def target_stages(request: Request, target: BuildTarget) -> Iterator[Stage]:
             yield from _mix(request, target, variant)
         if target.needs_form(variant.precision):
             yield from _form(request, target, variant)
+        if target.preflighted:
+            yield _preflight(target, variant)
         if target.section.engine:
             yield _compile(request, target, variant)
         if target.obstacle is None:
@@ -165,9 +169,12 @@ def _mix(request: Request, target: BuildTarget, variant: Variant) -> Iterator[St
     base = quantized(target, variant.network)
     kind, limit = section.mixed.budget
     tools: dict[str, Any] = {"tools": ONNX_TOOLS}
+    where: dict[str, Any] = {"toolchain": target.toolchain}
     # Only a budget of time depends on the device.
     if kind == "latency_ms":
-        tools = request.runtime(target) | {"tools": (*ONNX_TOOLS, target.toolchain)}
+        where = request.toolchain(target)
+        runtime = request.runtime(target)
+        tools = runtime | {"tools": (*ONNX_TOOLS, *runtime["tools"])}
     yield Stage(
         mixed(target, variant.network),
         "pipeline.stages.mix:mix",
@@ -181,7 +188,7 @@ def _mix(request: Request, target: BuildTarget, variant: Variant) -> Iterator[St
             "convention": target.capability.quantization.model_dump(),
             "budget": {"kind": kind, "limit": limit},
             "samples": section.samples,
-            "toolchain": target.toolchain,
+            **where,
             "device": target.device.name,
             "threads": target.section.threads,
             "raw": target.raw,
@@ -212,6 +219,18 @@ def _form(request: Request, target: BuildTarget, variant: Variant) -> Iterator[S
     yield request.gate(kind, name, inputs=sides, function="check_form")
 
 
+def _preflight(target: BuildTarget, variant: Variant) -> Stage:
+    name = f"preflight {target.name} {variant.name}"
+    return Stage(
+        name,
+        "pipeline.stages.preflight:ask",
+        inputs={"model": Ref(onnx_stage(target, variant), "model.onnx")},
+        settings={"name": name},
+        tools=("onnx",),
+        fingerprint={"tensorrt_rtx": target.preflighted or ""},
+    )
+
+
 def _compile(request: Request, target: BuildTarget, variant: Variant) -> Stage:
     return Stage(
         f"compile {target.name} {variant.name}",
@@ -225,6 +244,7 @@ def _compile(request: Request, target: BuildTarget, variant: Variant) -> Stage:
             "threads": target.section.threads,
             "raw": target.raw,
         },
+        processor_s=MOST_PROCESSOR_S,
         **request.runtime(target),
     )
 
