@@ -21,9 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from pipeline.disk import explained
 from pipeline.launcher import launch
+from pipeline.limits import hold, is_memory_short
 from pipeline.stage import Context
-from pipeline.store import explained
 from targets.errors import EdgewrightError, StageError, described
 
 PR_SET_PDEATHSIG = 1
@@ -36,6 +37,7 @@ def main() -> None:
     """Run the stage asked for on stdin."""
     request = json.load(sys.stdin)
     _die_with(request["parent"])
+    hold(request["processor_s"])
     with os.fdopen(request["events"], "w", encoding="utf-8", buffering=1) as events:
         if "rank" in request:
             _be_member(request, events)
@@ -51,10 +53,10 @@ def _attempt(
         return work(request, events)
     except EdgewrightError as error:
         return {"error": described(error)}
-    except MemoryError:
-        return {"error": described(OUT_OF_MEMORY)}
     except Exception as bug:  # the last line of defence: a bug becomes a message and a log, not a hang
         traceback.print_exc()
+        if is_memory_short(bug):
+            return {"error": described(OUT_OF_MEMORY)}
         return {"crash": f"{type(bug).__name__}: {bug}"}
 
 

@@ -47,6 +47,7 @@ def kill_during(folder, stage):
     return log.exists()
 
 
+@pytest.mark.reliability
 def test_a_build_killed_in_training_export_and_timing_goes_on(small_build, tmp_path):
     (tmp_path / "build.toml").write_text(SMALL_BUILD)
     for stage in ("teacher", "student", "export-student", "measure-any-onnxruntime"):
@@ -57,18 +58,3 @@ def test_a_build_killed_in_training_export_and_timing_goes_on(small_build, tmp_p
     assert (tmp_path / "out" / "report.html").is_file()
     assert digests(tmp_path) == digests(small_build)
     assert list((tmp_path / ".edgewright" / "store" / "work").iterdir()) == []
-
-
-@pytest.mark.slow
-def test_a_build_killed_at_random_moments_goes_on(small_build, tmp_path):
-    (tmp_path / "build.toml").write_text(SMALL_BUILD)
-    chance = random.Random(0)
-    for _ in range(25):
-        build = start(tmp_path)
-        try:
-            build.wait(chance.uniform(0.1, 8.0))
-        except subprocess.TimeoutExpired:
-            build.send_signal(signal.SIGKILL)
-            build.wait(60)
-    assert start(tmp_path).wait(300) == 0
-    assert digests(tmp_path) == digests(small_build)
