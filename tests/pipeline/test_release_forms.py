@@ -138,6 +138,7 @@ def test_a_firmware_build_takes_a_bundle_of_the_right_key_only(out, keys, tmp_pa
         command = ["cmake", "-S", REPOSITORY / "examples/firmware", "-B", tmp_path / key.stem, *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert words in done.stdout + done.stderr and (done.returncode == 0) == (key == keys[1])
+        assert "Warning" not in done.stderr
 
 
 def index(layout: Path):
