@@ -46,7 +46,7 @@ test: install data
 test-slow: install data
 	$(BIN)/python -m pytest -m "not hardware and not reliability"
 
-# Bundles in other systems: a clean Debian, an arm64 one by qemu, as a package. Wants root, a network,
+# Bundles in other systems: a clean Debian, an arm64 one by qemu, Python 3.8, a package. Wants root, a network,
 # mmdebstrap and qemu-user-static; the systems are kept in TREES.
 test-devices: install
 	EDGEWRIGHT_TREES=$(TREES) $(BIN)/python -m pytest -m slow tests/pipeline/test_release_devices.py

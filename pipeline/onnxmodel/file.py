@@ -152,7 +152,7 @@ def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
         raise ModelError(
             f"{value.name!r} is of the unknown type {kind.elem_type}", where=value.name
         ) from error
-    return TensorSpec(value.name, dtype, shape)
+    return TensorSpec(str(value.name), dtype, shape)
 
 
 def is_float(element_type: int) -> bool:

@@ -103,8 +103,11 @@ def undisturbed(folder):
     return whole(folder)
 
 
-def disturb_until(folder, kills, seed, seconds=float("inf")):
-    """Kill builds until so many kills are done or the time is up; return how many, and builds that ended."""
+def disturb_until(folder, kills, seed, seconds=float("inf"), note=lambda *_: None):
+    """Kill builds until so many kills are done or the time is up; return how many, and builds that ended.
+
+    `note` is given both after every build that ended.
+    """
     expected = undisturbed(folder / "undisturbed")
     done = ended = 0
     begun = time.monotonic()
@@ -119,6 +122,7 @@ def disturb_until(folder, kills, seed, seconds=float("inf")):
         assert whole(build.folder) == expected
         assert kept_clean(build.folder) == []
         done, ended = done + build.kills, ended + 1
+        note(done, ended)
     return done, ended
 
 
@@ -132,11 +136,15 @@ def main():
     arguments = parser.parse_args()
     tally_file = arguments.folder / "tally.json"
     tally = json.loads(tally_file.read_text()) if tally_file.exists() else {"kills": 0, "builds": 0}
+    before = dict(tally)
+
+    def note(done, ended):
+        tally.update(kills=before["kills"] + done, builds=before["builds"] + ended)
+        tally_file.write_text(json.dumps(tally))
+
     left = arguments.kills - tally["kills"]
     if left > 0:
-        done, ended = disturb_until(arguments.folder, left, tally["kills"], arguments.seconds)
-        tally = {"kills": tally["kills"] + done, "builds": tally["builds"] + ended}
-        tally_file.write_text(json.dumps(tally))
+        disturb_until(arguments.folder, left, tally["kills"], arguments.seconds, note)
     sys.stdout.write(
         f"{tally['kills']} kills in {tally['builds']} builds; every build ended as undisturbed\n"
     )

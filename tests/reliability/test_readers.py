@@ -118,6 +118,14 @@ def outside(location):
     return model.SerializeToString()
 
 
+def misshapen():
+    from tests.reliability.tiny import network
+
+    model = network()
+    model.graph.initializer[2].dims[:] = [1, 4]
+    return model.SerializeToString()
+
+
 def shaped(dims):
     from tests.reliability.tiny import network
 
@@ -206,6 +214,11 @@ FOUND = {
     "functions that call each other": ("onnx", lambda: functions({"f": ["g"], "g": ["f"]}, ["f"])),
     "an input larger than all memory": ("onnx", lambda: shaped([1, 1, 1 << 40, 1 << 40])),
     "weights in the folder above": ("onnx", lambda: outside("../outside.bin")),
+    "weights in a file whose name is no text": (
+        "onnx",
+        lambda: outside("../outside.bin").replace(b"outside.bin", b"outside.\xff\xfe\xff"),
+    ),
+    "weights of another shape than their bytes": ("float", misshapen),
     "weights in a file of the system": ("onnx", lambda: outside("/etc/hostname")),
     "a packed model with a header of gigabytes": (
         "packed",
