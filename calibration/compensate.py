@@ -21,6 +21,8 @@ SWEEPS = 3
 FEW = 64
 # Columns whose effect on later columns is applied at once, as one product of matrices.
 BLOCK = 64
+# Tenfold steps by which damping grows at most.
+ATTEMPTS = 4
 
 
 def compensated(rows: Array, moments: Array, grid: Grid, sweeps: int = SWEEPS) -> tuple[Array, Array]:
@@ -79,17 +81,33 @@ def output_error(off: Array, moments: Array) -> Array:
 
 
 def damped(moments: Array, share: float) -> Array:
-    """Return moments with a share of their mean diagonal added to the diagonal: they can be inverted."""
+    """Return moments with a share of their mean diagonal added to the diagonal: they can be inverted.
+
+    Where inputs hardly differ, what rounding left of their covariance may be far from positive definite; the
+    share then grows, at last until all inputs count alike.
+    """
     size = moments.shape[-1]
-    mean = np.trace(moments, axis1=1, axis2=2) / size
-    return np.asarray(moments + np.maximum(mean * share, 1e-20)[:, None, None] * np.eye(size))
+    mean = np.abs(np.einsum("gdd->gd", moments)).mean(1)
+    for step in 10.0 ** np.arange(ATTEMPTS):
+        ridge = np.maximum(mean * share * step, 1e-20)[:, None, None] * np.eye(size)
+        if _is_definite(moments + ridge):
+            return np.asarray(moments + ridge)
+    return np.asarray(np.maximum(mean, 1e-20)[:, None, None] * np.eye(size))
+
+
+def _is_definite(moments: Array) -> bool:
+    try:
+        np.linalg.cholesky(moments)
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def _feedback(rows: Array, moments: Array, scale: Array, low: Array, high: Array) -> Array:
     """Round column by column; each column's error moves on to the columns behind it."""
     order = np.argsort(-np.einsum("gdd->d", moments), kind="stable")
     sorted_moments = moments[:, order][:, :, order]
-    factor = np.linalg.cholesky(np.linalg.inv(sorted_moments)).transpose(0, 2, 1)
+    factor = _inverse_factor(sorted_moments)
     work = rows[:, :, order].copy()
     levels = np.empty_like(work)
     for start in range(0, work.shape[2], BLOCK):
@@ -105,6 +123,12 @@ def _feedback(rows: Array, moments: Array, scale: Array, low: Array, high: Array
     result = np.empty_like(levels)
     result[:, :, order] = levels
     return np.asarray(result)
+
+
+def _inverse_factor(moments: Array) -> Array:
+    """Return the upper triangular U with M⁻¹ = Uᵀ U, without the rounding errors of an inverse of M."""
+    lower = np.linalg.cholesky(moments[:, ::-1, ::-1])
+    return np.asarray(np.linalg.inv(lower[:, ::-1, ::-1]))
 
 
 def _descend(rows: Array, levels: Array, moments: Array, scale: Array, low: Array, high: Array) -> Array:

@@ -41,6 +41,20 @@ def test_levels_fit_into_their_bits_and_into_int8(width: int, seed: int, limit: 
     assert np.array_equal(grid.scale, grid.scale.astype(np.float32))
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 99), st.sampled_from([0.0, 1e-3, 1.0, 1e3]))
+def test_covariances_that_rounding_destroyed_still_round_weights(seed: int, wrong: float) -> None:
+    """Inputs that hardly differ: what is left of E[x xT] - E[x] E[x]T need not be positive definite."""
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((2, 12, 12)) * wrong
+    moments = damped(1e-6 * np.eye(12) + noise + noise.transpose(0, 2, 1), 0.01)
+    assert (np.linalg.eigvalsh(moments) > 0).all()
+    rows = rng.standard_normal((2, 4, 12))
+    grid = fit_grid(rows.reshape(8, 12), np.ones((8, 12)), np.full(8, 8), 127)
+    levels, scale = compensated(rows, moments, grid)
+    assert np.isfinite(levels * scale[..., None]).all()
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 99))
 def test_more_bits_are_less_noise(seed: int) -> None:
