@@ -9,12 +9,8 @@ import time
 
 import pytest
 
-from tests.conftest import SMALL_BUILD
+from tests.conftest import LEAN_BUILD, SMALL_BUILD
 
-# One engine of the small build: everything it is made of has the same bytes there.
-ONE_ENGINE = SMALL_BUILD.partition('\n[[targets]]\ndevice = "this-machine"')[0].replace(
-    'precisions = ["fp32", "int8", "mixed"]', 'precisions = ["int8"]'
-)
 # Stages whose output is a measurement differ from run to run; everything else must not.
 MEASURED = ("measure ", "report")
 
@@ -52,7 +48,7 @@ def kill_during(folder, stage):
 
 
 def test_a_build_killed_in_training_export_and_timing_goes_on(small_build, tmp_path):
-    (tmp_path / "build.toml").write_text(ONE_ENGINE)
+    (tmp_path / "build.toml").write_text(LEAN_BUILD.replace("PRECISION", "int8"))
     for stage in ("teacher", "student", "export-student", "measure-any-onnxruntime"):
         assert kill_during(tmp_path, stage), f"the build never got to {stage}"
         assert not (tmp_path / "out").exists()
