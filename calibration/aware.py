@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Literal
 
 import onnx
 
-from calibration.best import REPAIRED, BestQuantization, divided, first, observed, quantize_best
+from calibration.best import (
+    REPAIRED,
+    BestQuantization,
+    divided,
+    first,
+    observed,
+    quantize_best,
+    weighed_positions,
+)
 from calibration.budgets import Figure, LargestDrop, disagreement
 from calibration.correct import Rounding, repair
 from calibration.external import write
@@ -20,6 +28,7 @@ from calibration.half import to_half
 from calibration.load import load
 from calibration.observations import Observations
 from calibration.placement import LAYERS, place
+from calibration.positions import PositionWeights
 from calibration.qdq import quantize
 from calibration.ranges import Batch, Method
 from calibration.sensitivity import (
@@ -101,14 +110,16 @@ def quantize_within(
     ignore, show = tuple(ignore), progress or _silent
     fitting, judging = divided(batches)
     if thorough:
-        best = quantize_best(model, batches, convention, out, float_out, ignore, progress)
+        best = quantize_best(model, batches, convention, out, float_out, ignore, progress, refit=False)
         recipe = best.best.recipe
         method, rounding = recipe.method, recipe.rounding
     else:
         best, method, rounding = None, "mse", None
         write(load(model).model, float_out)
     seen = observed(float_out, fitting, show)
-    maker = _Maker(float_out, seen, convention, method, rounding, fitting, ignore, half)
+    repaired_on = first(fitting, REPAIRED)
+    weights = weighed_positions(load(float_out), repaired_on, show) if rounding else {}
+    maker = _Maker(float_out, seen, convention, method, rounding, repaired_on, weights, ignore, half)
     figure = _figure(drop, model, judging)
     with TemporaryDirectory() as folder:
         trial = Path(folder) / "trial.onnx"
@@ -158,6 +169,7 @@ class _Maker:
     method: Method
     rounding: Rounding | None
     batches: list[Batch]
+    weights: PositionWeights
     ignore: tuple[str, ...]
     half: bool
 
@@ -172,8 +184,9 @@ class _Maker:
                 model,
                 summary.layers,
                 self.convention.weight_bits,
-                first(self.batches, REPAIRED),
+                self.batches,
                 self.rounding,
+                weights=self.weights,
             )
             summary = replace(summary, layers=repaired)
         kept = [item.node for item in summary.kept_float if item.op_type in LAYERS]

@@ -1,14 +1,15 @@
 """Repair a quantized network layer by layer: weights rounded for the least output error, biases corrected.
 
 The layers are taken in order, each on what the already repaired network before it really computes. The
-weights make good what earlier layers got wrong (`drift`), their own errors are made to cancel in the layer's
-output (`compensate`), and the mean error that is left, of weights and activations, goes into the bias (Nagel
-et al., 2019, section 4.2, empirical form).
+weights' errors are made to cancel in the layer's output (`compensate`), where wanted they make good what
+earlier layers got wrong as well (`drift`), and the mean error that is left, of weights and activations, goes
+into the bias (Nagel et al., 2019, section 4.2, empirical form). Output positions count by how much errors
+there matter (`positions`): a mean over all of them would chase outliers that ranges were chosen to clip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ from calibration.summary import QuantizedLayer
 from calibration.weights import BIAS_LIMIT, sqnr_db
 
 Array = NDArray[np.float64]
-Rounding = Literal["nearest", "compensated"]
+Rounding = Literal["nearest", "compensated", "absorbing"]
 # Added to the diagonal of the inputs' covariance, relative to its mean.
 DAMPING = 0.01
 # Positions of an image that moments are taken from.
@@ -44,6 +45,7 @@ def repair(
     batches: Sequence[Batch],
     rounding: Rounding = "compensated",
     progress: Callable[[int, int], None] | None = None,
+    weights: Mapping[str, Sequence[NDArray[np.float32]]] | None = None,
 ) -> tuple[QuantizedLayer, ...]:
     """Repair the weights and biases of a quantized model in place.
 
@@ -57,8 +59,11 @@ def repair(
         layers: of its summary.
         weight_bits: 8 or 7.
         batches: some tens of calibration inputs.
-        rounding: "compensated" chooses new weights, "nearest" keeps them and corrects biases alone.
+        rounding: "compensated" rounds weights anew, "absorbing" first moves them to make good what earlier
+            layers got wrong, "nearest" keeps them and corrects biases alone.
         progress: called with layers done and layers in all.
+        weights: layer → how much its output positions matter, batch by batch, from
+            `positions.weigh_positions`; positions of other layers count alike.
 
     Returns:
         the layers as they are now, for the summary.
@@ -72,7 +77,8 @@ def repair(
         node = nodes[layer.node]
         if has_rows(node):
             before = floats.before(node.name), steps.before(node.name)
-            _repair_layer(graph, node, editor, before, sources[node.name], weight_bits, rounding)
+            matter = (weights or {}).get(node.name)
+            _repair_layer(graph, node, editor, before, sources[node.name], weight_bits, rounding, matter)
             layer = replace(layer, weight_sqnr_db=editor.sqnr_db(graph, node))
         repaired.append(layer)
         if progress is not None:
@@ -88,17 +94,18 @@ def _repair_layer(
     source: str,
     weight_bits: int,
     rounding: Rounding,
+    matter: Sequence[NDArray[np.float32]] | None,
 ) -> None:
     weight = np.asarray(graph.constant(node.input[1]))
     inputs = (
         (np.asarray(left[node.input[0]], np.float32), np.asarray(right[source], np.float32))
         for left, right in zip(*before, strict=True)
     )
-    first, second = halves(node, weight.shape[2:], inputs, POSITIONS)
+    first, second = halves(node, weight.shape[2:], inputs, POSITIONS, matter)
     moments = first + second
     rows = np.asarray(to_rows(node, weight), np.float64)
-    if rounding == "compensated" and editor.owns_weight(node.name):
-        wanted = absorb(rows, first, second)
+    if rounding != "nearest" and editor.owns_weight(node.name):
+        wanted = absorb(rows, first, second) if rounding == "absorbing" else rows
         levels, scale = _rounded(wanted, moments, editor.weight_rows(node), weight_bits)
         editor.set_weight(node, np.asarray(from_rows(node, levels, weight.shape)), scale.reshape(-1))
     levels, scale = editor.weight_rows(node)

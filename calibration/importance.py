@@ -101,13 +101,13 @@ def weigh(
     rng = np.random.default_rng(seed)
     exponents = {name: item.exponent for name, item in observations.histograms.items()}
     sums = {name: _Sums(exponents[name]) for name in place(graph).tensors}
-    passes: dict[tuple[tuple[int, ...], ...], _Pass] = {}
+    passes: dict[tuple[tuple[int, ...], ...], ProbePass] = {}
     seen = 0
     for batch in single_inputs(graph, batches):
         shapes = {name: np.shape(value) for name, value in batch.items()}
         key = tuple(shapes.values())
         if key not in passes:
-            passes[key] = _Pass(graph, shapes, list(sums))
+            passes[key] = ProbePass(graph, shapes, list(sums))
         for name, (value, gradient) in passes[key].run(batch, rng).items():
             sums[name].add(value, gradient)
         seen += key[0][0]
@@ -116,8 +116,14 @@ def weigh(
     return {name: item.mean(seen) for name, item in sums.items()}
 
 
-class _Pass:
-    """Forward and backward through a network, for inputs of one shape."""
+class ProbePass:
+    """Forward and backward through a network, for inputs of one shape.
+
+    Args:
+        graph: prepared float model.
+        shapes: of the inputs, batch axis included.
+        tensors: whose values and gradients are wanted.
+    """
 
     def __init__(self, graph: FloatGraph, shapes: dict[str, tuple[int, ...]], tensors: list[str]) -> None:
         model, self._gradients = probe_model(graph, shapes, tensors)

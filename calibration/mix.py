@@ -150,7 +150,7 @@ def _best(
     progress: Progress,
 ) -> Base:
     twin, int8 = folder / "float.onnx", folder / "int8.onnx"
-    found = quantize_best(model, batches, convention, int8, twin, ignore, progress)
+    found = quantize_best(model, batches, convention, int8, twin, ignore, progress, refit=False)
     return Base(twin, int8, found.best.recipe.method)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calibration.rows import columns
+from calibration.rows import columns, spread
 
 Array = NDArray[np.float64]
 
@@ -24,14 +24,14 @@ class Moments:
     """Sums over what a layer reads in two models that differ, G groups of D inputs; they add up.
 
     Args:
-        count: columns seen.
+        count: columns seen, or the sum of their weights.
         total: of the float model, [G, D].
         total_quantized: of the quantized model, [G, D].
         square: quantized with quantized, [G, D, D].
         product: float with quantized, [G, D, D].
     """
 
-    count: int
+    count: float
     total: Array
     total_quantized: Array
     square: Array
@@ -83,15 +83,23 @@ def pair_moments(layer: onnx.NodeProto, kernel: tuple[int, ...], inputs: Iterabl
 
 
 def halves(
-    layer: onnx.NodeProto, kernel: tuple[int, ...], inputs: Iterable[Pair], positions: int = POSITIONS
+    layer: onnx.NodeProto,
+    kernel: tuple[int, ...],
+    inputs: Iterable[Pair],
+    positions: int = POSITIONS,
+    weights: Sequence[NDArray[np.float32]] | None = None,
 ) -> tuple[Moments, Moments]:
     """Take the moments of every other batch in turn, so that one half can judge what was fitted on the other.
 
     Args:
         layer, kernel, inputs: as for `pair_moments`, at least two batches.
         positions: of an image that count.
+        weights: of all output positions, batch by batch [N, positions]; None: all alike.
     """
-    parts = [_moments(layer, kernel, left, right, positions) for left, right in inputs]
+    parts = [
+        _moments(layer, kernel, left, right, positions, None if weights is None else weights[index])
+        for index, (left, right) in enumerate(inputs)
+    ]
     return reduce(operator.add, parts[::2]), reduce(operator.add, parts[1::2])
 
 
@@ -101,10 +109,13 @@ def _moments(
     left: NDArray[np.float32],
     right: NDArray[np.float32],
     positions: int = POSITIONS,
+    weights: NDArray[np.float32] | None = None,
 ) -> Moments:
     x = columns(layer, left, kernel, positions)
     y = x if right is left else columns(layer, right, kernel, positions)
-    square = y @ y.transpose(0, 2, 1)
-    product = square if y is x else x @ y.transpose(0, 2, 1)
-    sums = (x.sum(2), y.sum(2), square, product)
-    return Moments(x.shape[2], *(part.astype(np.float64) for part in sums))
+    w = np.ones(x.shape[2], np.float32) if weights is None else spread(weights, positions).reshape(-1)
+    weighted = y * w
+    square = weighted @ y.transpose(0, 2, 1)
+    product = square if y is x else x @ weighted.transpose(0, 2, 1)
+    sums = (x @ w, weighted.sum(2), square, product)
+    return Moments(float(w.sum()), *(part.astype(np.float64) for part in sums))

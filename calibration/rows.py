@@ -62,6 +62,11 @@ def columns(
     return np.ascontiguousarray(windows.transpose(1, 3, 0, 2)).reshape(groups, depth, -1)
 
 
+def spread(values: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+    """Return of values a position, [N, positions], those of the positions that `columns` keeps."""
+    return np.asarray(values[:, _spread(values.shape[1], most)])
+
+
 def _groups(layer: onnx.NodeProto) -> int:
     return int(attribute(layer, "group", 1)) if layer.op_type == "Conv" else 1
 

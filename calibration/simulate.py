@@ -68,17 +68,36 @@ def output_distance(reference: Outputs, got: Outputs) -> float:
     For an output [N, K] of logits it is the mean Kullback-Leibler divergence of the softmax, in nats; for
     any other float output the power of the difference relative to the reference's. Several are averaged.
     """
-    floats = [name for name, value in reference.items() if value.dtype.kind == "f"]
-    parts = [_distance(reference[name], got[name]) for name in floats]
+    parts = [part.mean() for part in _by_input(reference, got)]
     return float(np.mean(parts)) if parts else 0.0
 
 
-def _distance(reference: NDArray[np.generic], got: NDArray[np.generic]) -> float:
+def output_distances(reference: Outputs, got: Outputs) -> Array:
+    """Return the distance of each input's outputs, [N]; its mean is `output_distance`.
+
+    Outputs that do not have one entry an input are one figure, [1].
+    """
+    parts = _by_input(reference, got)
+    if len({len(part) for part in parts}) == 1:
+        return np.asarray(np.mean(parts, axis=0))
+    return np.array([output_distance(reference, got)])
+
+
+def _by_input(reference: Outputs, got: Outputs) -> list[Array]:
+    floats = [name for name, value in reference.items() if value.dtype.kind == "f"]
+    return [_distances(np.atleast_1d(reference[name]), np.atleast_1d(got[name])) for name in floats]
+
+
+def _distances(reference: NDArray[np.generic], got: NDArray[np.generic]) -> Array:
     expected, actual = reference.astype(np.float64), got.astype(np.float64)
     if expected.ndim == 2 and expected.shape[1] > 1:
         p, q = _log_shares(expected), _log_shares(actual)
-        return float(np.mean(np.sum(np.exp(p) * (p - q), axis=1)))
-    return float(np.sum((expected - actual) ** 2) / max(float(np.sum(expected**2)), 1e-30))
+        return np.asarray(np.sum(np.exp(p) * (p - q), axis=1))
+    axes = tuple(range(1, expected.ndim))
+    return np.asarray(
+        np.sum((expected - actual) ** 2, axis=axes)
+        / max(float(np.mean(np.sum(expected**2, axis=axes))), 1e-30)
+    )
 
 
 def _log_shares(values: Array) -> Array:

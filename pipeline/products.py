@@ -13,7 +13,10 @@ from targets.capability import Capability, Device, load_device
 from targets.cpu import cpu_flags
 from targets.errors import ConfigError
 from targets.native import native_precision
+from targets.nvidia.preflight import preflight_version
+from targets.tensorrt import TensorRt
 from targets.toolchain import EngineOptions, load_toolchain
+from targets.typed import as_raw
 
 # Precisions that ship beside each other; the others are the float twins they are compared with.
 QUANTIZED = ("int8", "mixed")
@@ -54,7 +57,9 @@ class BuildTarget:
     @property
     def raw(self) -> dict[str, str]:
         """Options for the runtime: the device's, and the build's, which win."""
-        return self.capability.options | self.section.raw
+        section = self.section
+        typed = {"hint": section.hint, "streams": section.streams, "provider": section.provider}
+        return self.capability.options | as_raw(self.toolchain, typed) | section.raw
 
     @cached_property
     def obstacle(self) -> str | None:
@@ -64,6 +69,16 @@ class BuildTarget:
         if self.place is not None:
             return None
         return load_toolchain(self.toolchain).obstacle(EngineOptions(raw=self.raw))
+
+    @cached_property
+    def preflighted(self) -> str | None:
+        """Version of TensorRT-RTX whose parser and builder are asked; None where it is not installed."""
+        return preflight_version() if self.wants_preflight else None
+
+    @property
+    def wants_preflight(self) -> bool:
+        """Whether NVIDIA's parser on this machine can say something of the toolchain's."""
+        return self.toolchain == TensorRt.name
 
     def needs_form(self, precision: str) -> bool:
         """Whether networks have to be written in a form of this device's own."""

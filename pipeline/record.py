@@ -232,6 +232,9 @@ class Built(Part):
     engine: EngineInfo | None = Field(description="null where the model alone is handed over")
     onnx_path: str
     changes: list[str] = Field(description="what was changed to give the model the device's form")
+    preflight: str | None = Field(
+        default=None, description="what NVIDIA's parser and builder say here; null for other toolchains"
+    )
     command: str | None = Field(description="makes the engine on the device; null where it is made already")
     estimate: Accuracy = Field(description="of its ONNX file, run by ONNX Runtime; the device may differ")
     headline: str

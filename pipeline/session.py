@@ -139,18 +139,18 @@ class Session:
         for target in self.targets:
             version = _runtime_version(target, self.request.fingerprints[target.name])
             _check_device(self.settings, target, version)
-        self._refuse_distant_budget()
+        self._refuse_unkept_budget()
 
-    def _refuse_distant_budget(self) -> None:
-        """Layers are timed on this machine; on a device's behalf that would be wrong without a word."""
+    def _refuse_unkept_budget(self) -> None:
+        """Layers are timed where engines run; elsewhere times would be wrong without a word."""
         if self.settings.student is None or self.settings.student.budget[0] != "latency_ms":
             return
         target = timed_target(self.settings, self.targets)
-        if target.place is not None or target.obstacle is not None:
+        if target.obstacle is not None:
             raise ConfigError(
-                f"a latency budget cannot be kept on {target.name}: layers are timed on this machine alone",
+                f"a latency budget cannot be kept on {target.name}: engines are not run: {target.obstacle}",
                 where="student.latency_ms",
-                mend="give the student a budget of macs, parameters or bytes",
+                mend="name the device's host, or give the student a budget of macs, parameters or bytes",
             )
 
     def _demand(self) -> None:

@@ -151,7 +151,9 @@ def _beside(engine: Engine, runner: Runner, inputs: Sequence[Tensors], extras: E
     toolchain = load_toolchain(engine.toolchain)
     flags = getattr(toolchain, "flags", None)
     found: dict[str, Any] = {"flags": flags(engine.options) if flags else {}}
-    if extras.memory:
+    # What this process takes says nothing of an engine that runs in others.
+    apart = getattr(runner, "apart", False)
+    if extras.memory and not apart:
         found.update(_memory(engine, inputs))
     if extras.throughput_s and hasattr(toolchain, "open_many"):
         load = toolchain.open_many(engine, extras.requests or environment.cores_allowed())
@@ -159,7 +161,7 @@ def _beside(engine: Engine, runner: Runner, inputs: Sequence[Tensors], extras: E
             found["throughput"] = asdict(throughput(load, inputs, extras.throughput_s))
         finally:
             load.close()
-    sensor = find_sensor() if extras.energy_s else None
+    sensor = find_sensor() if extras.energy_s and not apart else None
     if sensor:
         found["energy"] = asdict(energy(sensor, runner.infer, inputs, extras.energy_s))
     if extras.layers and hasattr(toolchain, "profile"):

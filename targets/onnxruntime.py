@@ -1,4 +1,6 @@
-"""ONNX Runtime on the CPU: the engine is the model with its device-independent optimisations done.
+"""ONNX Runtime: on the CPU the engine is the model with its device-independent optimisations done.
+
+For another execution provider it is the model as it came: what fuses for the CPU no other provider takes.
 
 Two of its rules shape this module.
 
@@ -12,35 +14,34 @@ Two of its rules shape this module.
 
 from __future__ import annotations
 
-import json
-import re
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 
 from targets.cpu import cpu_fingerprint
 from targets.errors import CapabilityError, ModelError
 from targets.layers import WARM, LayerTime, from_trace
-from targets.tensors import exceptions_in, one_line, ordered_inputs, sample_inputs
+from targets.providers import (
+    KNOWN,
+    OPTION,
+    chosen,
+    what_ran,
+)
+from targets.sessions import OnnxRuntimeRunner, entries, new_session, trace
+from targets.tensors import one_line, sample_inputs
 from targets.throughput import ThreadedLoad
-from targets.toolchain import Engine, EngineOptions, Probe, TensorSpec, file_sha256
+from targets.toolchain import Engine, EngineOptions, Probe, file_sha256
 from targets.versions import installed_version, require_own_engine, require_version
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from targets.toolchain import Tensors
 
 NAME = "onnxruntime"
-PACKAGES = ("onnxruntime", "onnxruntime-gpu")
-PROVIDER = "CPUExecutionProvider"
+PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
 PRECISIONS = ("fp32", "int8")
 MODEL_FILE = "model.onnx"
-
-# The runtime's own names of element types, where they are not numpy's.
-ELEMENT_TYPES = {"float": "float32", "double": "float64"}
 
 
 class OnnxRuntime:
@@ -60,35 +61,37 @@ class OnnxRuntime:
         except (ImportError, OSError, AttributeError) as error:
             reason = f"onnxruntime does not load: {one_line(error)}"
             return Probe(False, version, reason, "pip install --force-reinstall onnxruntime")
-        if PROVIDER not in providers:
-            return Probe(False, version, f"{PROVIDER} is not in this build", "pip install onnxruntime")
-        return Probe(True, version, f"ONNX Runtime {version}, {PROVIDER}")
+        return Probe(True, version, f"ONNX Runtime {version}, {', '.join(providers)}")
 
     def fingerprint(self) -> dict[str, str]:
         """Runtime version and CPU; the runtime is not imported."""
         return {"onnxruntime": installed_version(*PACKAGES) or "missing", **cpu_fingerprint()}
 
     def obstacle(self, options: EngineOptions) -> str | None:  # noqa: ARG002
-        """Engines run wherever they are compiled."""
+        """Engines run wherever they are compiled: a provider that does not start refuses to compile."""
         return None
 
     def compile(self, model: Path, device: str, options: EngineOptions, folder: Path) -> Engine:
         """Optimise an ONNX file into `folder` and save its engine.json.
 
         Raises:
-            ToolchainMissing: ONNX Runtime is not installed.
-            CapabilityError: a precision the CPU provider has no kernels for.
+            ToolchainMissing: ONNX Runtime or the provider is not installed, or it does not start.
+            CapabilityError: a precision there are no kernels for.
             ModelError: ONNX Runtime refuses the model.
         """
         version = require_version(NAME, PACKAGES[0], installed_version(*PACKAGES))
         if options.precision not in PRECISIONS:
             raise CapabilityError(
-                f"ONNX Runtime's CPU provider has no {options.precision} kernels",
+                f"ONNX Runtime makes no engines of {options.precision}",
                 where=f"device {device}",
                 mend=f"ask for one of: {', '.join(PRECISIONS)}",
             )
         direct = OnnxRuntimeRunner(model, options)
-        notes = _save_optimised(model, options, folder / MODEL_FILE, direct)
+        if chosen(options.raw) == "cpu":
+            notes = _save_optimised(model, options, folder / MODEL_FILE, direct)
+        else:
+            new_session(model, replace(options, raw={}), "ORT_DISABLE_ALL", folder / MODEL_FILE)
+            notes = ("optimised when the engine is opened", what_ran(trace(model, options), options.raw))
         engine = Engine(
             folder=folder,
             toolchain=NAME,
@@ -117,11 +120,12 @@ class OnnxRuntime:
     def flags(self, options: EngineOptions) -> dict[str, str]:
         """Return every flag a session is given, by the runtime's own name."""
         return {
-            "provider": PROVIDER,
+            "provider": KNOWN[chosen(options.raw)].runtime_name,
+            **{key: value for key, value in options.raw.items() if key.startswith(OPTION)},
             "graph_optimization_level": "ORT_ENABLE_ALL",
             "intra_op_num_threads": str(options.threads),
             "inter_op_num_threads": "1",
-            **_entries(options),
+            **entries(options),
         }
 
     def open_many(self, engine: Engine, requests: int) -> ThreadedLoad:
@@ -136,94 +140,7 @@ class OnnxRuntime:
             inputs: used in rotation.
             runs: medians are over so many.
         """
-        with TemporaryDirectory() as folder:
-            runner = OnnxRuntimeRunner(engine.folder / MODEL_FILE, engine.options, Path(folder, "profile"))
-            for number in range(WARM + runs):
-                runner.infer(inputs[number % len(inputs)])
-            events = json.loads(Path(runner.end_profiling()).read_text(encoding="utf-8"))
-        return from_trace(events, runs)
-
-
-class OnnxRuntimeRunner:
-    """An ONNX file in a session of its own.
-
-    Args:
-        model: ONNX file, optimised or not.
-        options: threads and raw session options.
-        profile: the profiler writes to a file whose name begins so; None for no profile.
-
-    Raises:
-        ModelError: ONNX Runtime refuses the model.
-    """
-
-    def __init__(self, model: Path, options: EngineOptions, profile: Path | None = None) -> None:
-        self._session = _session(model, options, profile=profile)
-        self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
-        self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
-        self._output_names = [spec.name for spec in self.outputs]
-
-    def infer(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
-        """Run once.
-
-        Raises:
-            ModelError: inputs that do not fit, or an operator that fails on them.
-        """
-        arrays = ordered_inputs(self.inputs, inputs)
-        feed = {spec.name: array for spec, array in zip(self.inputs, arrays)}
-        try:
-            outputs = self._session.run(self._output_names, feed)
-        except _runtime_errors() as error:
-            raise ModelError(f"ONNX Runtime fails to run the model: {_reason(error)}") from error
-        return dict(zip(self._output_names, outputs))
-
-    def end_profiling(self) -> str:
-        """Stop the profiler and return the path of what it wrote."""
-        path: str = self._session.end_profiling()
-        return path
-
-    def close(self) -> None:
-        """Give the session back."""
-        self._session = None
-
-
-def _session(
-    model: Path,
-    options: EngineOptions,
-    level: str = "ORT_ENABLE_ALL",
-    save: Path | None = None,
-    profile: Path | None = None,
-) -> Any:
-    """Create a session, and write the model as optimised up to `level` when asked to.
-
-    Raises:
-        ModelError: ONNX Runtime refuses the model.
-    """
-    import onnxruntime as ort
-
-    settings = ort.SessionOptions()
-    settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    settings.intra_op_num_threads = options.threads
-    settings.inter_op_num_threads = 1
-    settings.log_severity_level = 4
-    if save:
-        settings.optimized_model_filepath = str(save)
-    if profile:
-        settings.enable_profiling = True
-        settings.profile_file_prefix = str(profile)
-    for key, value in _entries(options).items():
-        settings.add_session_config_entry(key, value)
-    try:
-        return ort.InferenceSession(str(model), settings, providers=[PROVIDER])
-    except _runtime_errors() as error:
-        raise ModelError(
-            f"ONNX Runtime refuses the model: {_reason(error)}",
-            where=str(model),
-            mend="check the file with onnx.checker, or export it again with operators the runtime has",
-        ) from error
-
-
-def _entries(options: EngineOptions) -> dict[str, str]:
-    return {"optimization.disable_specified_optimizers": "WeightBiasQuantization", **options.raw}
+        return from_trace(trace(engine.folder / MODEL_FILE, engine.options, inputs, WARM + runs), runs)
 
 
 def _save_optimised(
@@ -235,7 +152,7 @@ def _save_optimised(
         notes for the engine.
     """
     try:
-        _session(model, options, "ORT_ENABLE_EXTENDED", path)
+        new_session(model, options, "ORT_ENABLE_EXTENDED", path)
         if _same_outputs(direct, OnnxRuntimeRunner(path, options)):
             return (
                 "optimised before saving: fusions and integer kernels; blocked layouts are made on loading",
@@ -243,7 +160,7 @@ def _save_optimised(
         reason = "it computes other outputs"
     except ModelError as error:
         reason = error.what
-    _session(model, options, "ORT_DISABLE_ALL", path)
+    new_session(model, options, "ORT_DISABLE_ALL", path)
     return (f"saved without optimisation, the optimised model was not reliable: {reason}",)
 
 
@@ -251,36 +168,3 @@ def _same_outputs(one: OnnxRuntimeRunner, other: OnnxRuntimeRunner) -> bool:
     inputs = sample_inputs(one.inputs)
     expected, found = one.infer(inputs), other.infer(inputs)
     return all(np.array_equal(expected[name], found[name], equal_nan=True) for name in expected)
-
-
-def _spec(node: Any) -> TensorSpec:
-    """Translate ONNX Runtime's "tensor(float)" and symbolic dimensions.
-
-    Raises:
-        ModelError: an input or output that is no tensor of numbers.
-    """
-    element = node.type[len("tensor(") : -1] if node.type.startswith("tensor(") else ""
-    try:
-        dtype = np.dtype(ELEMENT_TYPES.get(element, element)).name if element else ""
-    except TypeError:
-        dtype = ""
-    if not dtype:
-        raise ModelError(
-            f"its type is {node.type}, which no engine here takes",
-            where=f"tensor {node.name}",
-            mend="export the model with tensors of numbers for inputs and outputs",
-        )
-    shape = tuple(length if isinstance(length, int) else -1 for length in node.shape)
-    return TensorSpec(node.name, dtype, shape)
-
-
-def _runtime_errors() -> tuple[type[Exception], ...]:
-    """What a session raises: ONNX Runtime derives its errors from Exception, one by one."""
-    from onnxruntime.capi import onnxruntime_pybind11_state
-
-    return (*exceptions_in(onnxruntime_pybind11_state), RuntimeError, ValueError)
-
-
-def _reason(error: Exception) -> str:
-    """Its message in one line, without "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : "."""
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", one_line(error))

@@ -1,8 +1,9 @@
 """OpenVINO on the CPU: the engine is the model's IR and the blob compiled from it for this very CPU.
 
 What is pinned, because the runtime's default is something else: the precision (bf16 on CPUs that have it),
-the threads, one stream, and no dynamic quantization of activations behind compressed weights. Importing it
-reports to Google Analytics through the package openvino_telemetry; that package is kept from loading.
+the threads, one stream, and no dynamic quantization of activations behind compressed weights. With a
+performance hint the runtime chooses streams and threads, unless they are given; what it chose is said.
+Importing it reports to Google Analytics through the package openvino_telemetry; that is kept from loading.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ MADE_ON_FILE = "blob-made-on.json"
 # precision → INFERENCE_PRECISION_HINT (the float parts of int8 run in f32), and the capability it needs.
 HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
 NEEDS = {"fp32": "FP32", "int8": "INT8", "bf16": "BF16", "fp16": "FP16"}
+HINT = "PERFORMANCE_HINT"
 
 # Lines of its messages that only name its source files.
 NOISE = ("Exception from", "Check '", "FrontEnd API failed", "Summary:", "Model wasn't fully converted")
@@ -93,7 +95,7 @@ class OpenVino:
             files={
                 name: file_sha256(folder / name) for name in (IR_FILE, WEIGHTS_FILE, BLOB_FILE, MADE_ON_FILE)
             },
-            notes=_notes(options),
+            notes=_notes(options, compiled),
         )
         engine.save()
         return engine
@@ -236,17 +238,27 @@ def _check_precision(core: Any, precision: str, device: str) -> None:
 
 
 def _properties(options: EngineOptions) -> dict[str, Any]:
+    streams = options.raw.get("NUM_STREAMS", "1")
+    # Threads are those of one inference; the runtime wants those of all streams.
+    threads = options.threads * (int(streams) if streams.isdigit() else 1)
+    arranged: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    if HINT in options.raw:
+        # One stream would overrule the hint; threads are left to it where all cores are allowed.
+        arranged = {"INFERENCE_NUM_THREADS": threads} if threads else {}
     return {
         "INFERENCE_PRECISION_HINT": HINTS[options.precision],
-        "INFERENCE_NUM_THREADS": options.threads,
-        "NUM_STREAMS": 1,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        **arranged,
         **options.raw,
     }
 
 
-def _notes(options: EngineOptions) -> tuple[str, ...]:
-    pinned = f"INFERENCE_PRECISION_HINT={HINTS[options.precision]}, NUM_STREAMS=1"
+def _notes(options: EngineOptions, compiled: Any) -> tuple[str, ...]:
+    hint = f"PERFORMANCE_HINT={options.raw[HINT]}, " if HINT in options.raw else ""
+    arranged = ", ".join(
+        f"{name}={compiled.get_property(name)}" for name in ("NUM_STREAMS", "INFERENCE_NUM_THREADS")
+    )
+    pinned = f"INFERENCE_PRECISION_HINT={HINTS[options.precision]}, {hint}{arranged}"
     blob = "the blob serves this CPU and version; elsewhere the IR is compiled when the engine is opened"
     return (pinned, *(["float parts run in fp32"] if options.precision == "int8" else []), blob)
 

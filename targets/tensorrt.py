@@ -1,28 +1,42 @@
 """TensorRT, as on Jetson: plans are built on the GPU they run on, by the TensorRT that runs them.
 
 What decides a plan is pinned: types (targets/nvidia/build.py), the timing cache by its digest, the name of
-the network. A plan's head is read before the runtime is given it.
+the network. A plan's head is read before the runtime is given it. Where the Python package is missing,
+trtexec does the work.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import platform
 from pathlib import Path
-from typing import Any, List, cast
+from typing import TYPE_CHECKING, Any, Sequence, Union
 
 from targets.errors import CapabilityError, ModelError, ToolchainMissing
 from targets.nvidia.build import Built, build
 from targets.nvidia.cuda import Driver, gpu, gpu_fingerprint
+from targets.nvidia.inspector import read_layers, summary, with_nodes
 from targets.nvidia.network import strongly_typed
+from targets.nvidia.outside import OutsideRunner, build_outside
 from targets.nvidia.plan import check_plan
 from targets.nvidia.runner import PlanRunner
+from targets.nvidia.trtexec import Trtexec, find_trtexec, run_flags
 from targets.toolchain import Engine, EngineOptions, Probe, file_sha256
-from targets.versions import installed_version, require_own_engine, require_version
+from targets.versions import installed_version, require_own_engine
+
+if TYPE_CHECKING:
+    from targets.layers import LayerTime
+    from targets.toolchain import Tensors
+
+    AnyRunner = Union[PlanRunner, OutsideRunner]
 
 PLAN_FILE = "model.plan"
 LAYERS_FILE = "layers.json"
 TIMING_CACHE_FILE = "timing.cache"
+MADE_ON_FILE = "made-on.json"
+# What a plan is bound to (TensorRT developer guide, "Hardware Compatibility" and "Version Compatibility").
+BOUND_TO = ("system", "machine", "compute_capability")
 PRECISIONS = ("fp32", "fp16", "int8")
 # What a strongly typed graph must carry for a precision to be that precision: a layer's type, or its kind.
 WRITTEN = {"fp16": "HALF", "int8": "QUANTIZE"}
@@ -34,25 +48,36 @@ class TensorRt:
     name = "tensorrt"
     module = "tensorrt"
     packages: tuple[str, ...] = ("tensorrt",)
-    install = "apt install python3-libnvinfer (JetPack has it), on the device itself"
+    install = (
+        "on the device: apt install python3-libnvinfer (JetPack has it); from here: name the device's host"
+    )
 
     def probe(self) -> Probe:
         """Say whether it works here, without raising."""
-        version = installed_version(*self.packages)
+        program = self.program()
+        version = program.version if program else installed_version(*self.packages)
         if version is None:
             return Probe(False, None, f"{self.module} is not installed", self.install)
-        try:
-            importlib.import_module(self.module)
-        except (ImportError, OSError, RuntimeError) as error:
-            return Probe(False, version, f"{self.module} does not load: {error}", self.install)
+        if program is None:
+            try:
+                importlib.import_module(self.module)
+            except (ImportError, OSError, RuntimeError) as error:
+                return Probe(False, version, f"{self.module} does not load: {error}", self.install)
         found = gpu()
         if found is None:
             return Probe(False, version, "there is no NVIDIA GPU with a driver", "run this on the device")
-        return Probe(True, version, f"TensorRT {version}, {found.name} ({found.compute_capability})")
+        by = f" by {program.path}" if program else ""
+        return Probe(True, version, f"TensorRT {version}{by}, {found.name} ({found.compute_capability})")
 
     def fingerprint(self) -> dict[str, str]:
         """Runtime version, GPU and driver; the runtime is not imported."""
-        return {self.name: installed_version(*self.packages) or "missing", **gpu_fingerprint()}
+        program = self.program()
+        by = {"trtexec": program.path} if program else {}
+        return {self.name: self._version() or "missing", **by, **gpu_fingerprint()}
+
+    def program(self) -> Trtexec | None:
+        """Return trtexec where it has to do the work: the Python package is not installed."""
+        return find_trtexec() if installed_version(*self.packages) is None else None
 
     def obstacle(self, options: EngineOptions) -> str | None:  # noqa: ARG002
         """Say why engines cannot run on this machine; None when they can."""
@@ -66,7 +91,7 @@ class TensorRt:
             CapabilityError: a precision, DLA or architecture it does not have.
             ModelError: an impossible option, or TensorRT refuses the model.
         """
-        version = require_version(self.name, self.packages[0], installed_version(*self.packages))
+        version = self._require_version()
         if options.precision not in PRECISIONS:
             raise CapabilityError(
                 f"TensorRT has no engines of {options.precision}",
@@ -74,12 +99,11 @@ class TensorRt:
                 mend=f"ask for one of: {', '.join(PRECISIONS)}",
             )
         self._require_gpu_to_build()
-        library = self._library()
-        built = build(library, model, self._complete(options))
-        if strongly_typed(library):
-            _check_types(built, options.precision, model)
+        built = self._build(model, options)
         (folder / PLAN_FILE).write_bytes(built.plan)
-        (folder / LAYERS_FILE).write_bytes(self._layers(library, folder / PLAN_FILE, built, options))
+        (folder / MADE_ON_FILE).write_text(json.dumps(self._made_on(), indent=1) + "\n", encoding="utf-8")
+        layers, notes = self._layers(folder / PLAN_FILE, built, options)
+        (folder / LAYERS_FILE).write_bytes(layers)
         if built.timing_cache:
             (folder / TIMING_CACHE_FILE).write_bytes(built.timing_cache)
         engine = Engine(
@@ -91,23 +115,93 @@ class TensorRt:
             inputs=built.inputs,
             outputs=built.outputs,
             files={path.name: file_sha256(path) for path in sorted(folder.iterdir())},
-            notes=built.notes,
+            notes=(*built.notes, *notes),
         )
         engine.save()
         return engine
 
-    def open(self, engine: Engine) -> PlanRunner:
+    def open(self, engine: Engine) -> AnyRunner:
         """Load an engine, after reading the head of its plan.
 
         Raises:
             ToolchainMissing: TensorRT, a driver or a GPU is missing.
             ModelError: the plan is foreign, of another version or device, cut short, or does not load.
         """
-        version = require_version(self.name, self.packages[0], installed_version(*self.packages))
+        version = self._require_version()
         require_own_engine(engine, self.name, version)
+        self._require_own_machine(engine.folder)
+        program, plan = self.program(), engine.folder / PLAN_FILE
+        if program:
+            Driver()
+            check_plan(plan, program.version, rtx=False)
+            return OutsideRunner(program, plan, engine.inputs, engine.outputs)
         library = self._library()
-        check_plan(engine.folder / PLAN_FILE, library.__version__, rtx=self.name == "tensorrt_rtx")
-        return PlanRunner(library, engine.folder / PLAN_FILE, engine.inputs, engine.outputs, Driver())
+        check_plan(plan, library.__version__, rtx=self.name == "tensorrt_rtx")
+        return PlanRunner(library, plan, engine.inputs, engine.outputs, Driver())
+
+    def flags(self, options: EngineOptions) -> dict[str, str]:
+        """Return what engines are run and timed with."""
+        program = self.program()
+        by = {"trtexec": " ".join((program.version, *run_flags(program)))} if program else {}
+        return {"precision": options.precision, **by, **options.raw}
+
+    def profile(self, engine: Engine, inputs: Sequence[Tensors], runs: int) -> list[LayerTime]:
+        """Return the time of every layer of the plan, from the runtime's profiler, by its ONNX nodes.
+
+        Args:
+            engine: of this toolchain.
+            inputs: used in rotation.
+            runs: medians are over so many.
+        """
+        runner = self.open(engine)
+        try:
+            if isinstance(runner, OutsideRunner):
+                times = runner.profile(inputs[0], runs)
+            else:
+                times = runner.profile(self._library(), inputs, runs)
+        finally:
+            runner.close()
+        document = json.loads((engine.folder / LAYERS_FILE).read_text(encoding="utf-8"))
+        return with_nodes(times, document["layers"])
+
+    def _made_on(self) -> dict[str, str]:
+        """What of this machine a plan is bound to, and what else may matter."""
+        return {"system": platform.system(), "machine": platform.machine(), **gpu_fingerprint()}
+
+    def _require_own_machine(self, folder: Path) -> None:
+        """Refuse a plan that was built on another operating system, processor or kind of GPU.
+
+        Raises:
+            ModelError: it was.
+        """
+        made, here = json.loads((folder / MADE_ON_FILE).read_text(encoding="utf-8")), self._made_on()
+        for fact in BOUND_TO:
+            if fact in made and fact in here and made[fact] != here[fact]:
+                raise ModelError(
+                    f"this plan was built on {fact.replace('_', ' ')} {made[fact]}, here it is {here[fact]}",
+                    where=str(folder),
+                    mend="build the engine again on the device that runs it",
+                )
+
+    def _require_version(self) -> str:
+        version = self._version()
+        if version is None:
+            raise ToolchainMissing(f"{self.module} is not installed here", mend=self.install)
+        return version
+
+    def _version(self) -> str | None:
+        program = self.program()
+        return program.version if program else installed_version(*self.packages)
+
+    def _build(self, model: Path, options: EngineOptions) -> Built:
+        program = self.program()
+        if program:
+            return build_outside(program, model, self._complete(options))
+        library = self._library()
+        built = build(library, model, self._complete(options))
+        if strongly_typed(library):
+            _check_types(built, options.precision, model)
+        return built
 
     def _library(self) -> Any:
         try:
@@ -127,17 +221,18 @@ class TensorRt:
         """Options with what the toolchain itself has to say; nothing here."""
         return options
 
-    def _layers(self, library: Any, plan: Path, built: Built, options: EngineOptions) -> bytes:
+    def _layers(self, plan: Path, built: Built, options: EngineOptions) -> tuple[bytes, list[str]]:
         """What each layer became: of the engine where it can run, else of the network it was built from."""
-        source, layers = "the parsed network, before fusion", cast(List[Any], built.layers)
-        if self.obstacle(options) is None:
-            runner = PlanRunner(library, plan, built.inputs, built.outputs, Driver())
-            text = runner.layers(library)
+        layers, inspected = built.layers, built.inspected
+        if not inspected and self.obstacle(options) is None:
+            runner = PlanRunner(self._library(), plan, built.inputs, built.outputs, Driver())
+            text = runner.layers(self._library())
             runner.close()
-            if text:
-                source, layers = "the engine inspector", json.loads(text)["Layers"]
+            layers, inspected = (read_layers(text), True) if text else (layers, False)
+        source = "the engine inspector" if inspected else "the parsed network, before fusion"
         document = {"schema": "edgewright.layers/1", "source": source, "layers": layers}
-        return (json.dumps(document, indent=1) + "\n").encode()
+        notes = [summary(layers)] if inspected else []
+        return (json.dumps(document, indent=1) + "\n").encode(), notes
 
 
 def _check_types(built: Built, precision: str, model: Path) -> None:

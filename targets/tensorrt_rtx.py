@@ -6,6 +6,7 @@ architectures a plan is for are said explicitly, never taken from the machine.
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 
 from targets.nvidia.cuda import gpu
@@ -25,6 +26,9 @@ class TensorRtRtx(TensorRt):
     packages = ("tensorrt_rtx", "tensorrt_rtx_cu13", "tensorrt_rtx_cu12")
     install = "pip install tensorrt_rtx_cu13"
 
+    def program(self) -> None:
+        """It comes as a Python package alone."""
+
     def probe(self) -> Probe:
         """Say whether it builds here, without raising."""
         found = super().probe()
@@ -34,6 +38,10 @@ class TensorRtRtx(TensorRt):
             detail = f"TensorRT-RTX {found.version}: builds here; engines run on RTX GPUs alone"
             return Probe(True, found.version, detail)
         return found
+
+    def _made_on(self) -> dict[str, str]:
+        """The GPU does not matter: a plan says itself which it is for."""
+        return {"system": platform.system(), "machine": platform.machine()}
 
     def obstacle(self, options: EngineOptions) -> str | None:
         """Say why engines cannot run on this machine; None when they can."""

@@ -104,7 +104,10 @@ def _best(task: Task) -> Made:
 
     out = task.file(".onnx")
     found = quantize_best(task.model, task.batches(), convention(task), out, task.file(".float.onnx"))
-    trials = [{"recipe": str(trial.recipe), "distance": trial.distance} for trial in found.trials]
+    trials = [
+        {"recipe": str(trial.recipe), "distance": trial.distance, "kept": trial.kept}
+        for trial in found.trials
+    ]
     return Made(out, {"recipe": str(found.best.recipe), "trials": trials})
 
 

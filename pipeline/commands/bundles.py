@@ -18,6 +18,11 @@ FORMS = ("folder", "tar.gz", "zip", "deb", "oci")
 @click.option("--target", help="Name of one target; may be left out where there is only one.")
 @click.option("--all", "everything", is_flag=True, help="Every target, with SHA256SUMS and releases.json.")
 @click.option("--key", type=PATH, help="Secret key to sign with, of `keys new`.")
+@click.option(
+    "--openssf-key",
+    type=PATH,
+    help="Elliptic-curve key: a second signature beside the bundle, as OpenSSF's model-signing checks it.",
+)
 @click.option("--unsigned", is_flag=True, help="Without a key: bundles that nobody vouches for.")
 @click.option(
     "--form",
@@ -43,6 +48,7 @@ def release(
     target: str | None,
     everything: bool,
     key: Path | None,
+    openssf_key: Path | None,
     unsigned: bool,
     forms: tuple[str, ...],
     accept: tuple[str, ...],
@@ -66,7 +72,7 @@ def release(
     from pipeline.release.make import release as make
     from pipeline.verbs.release import released_document, released_text
 
-    order = Order(build_file, out, target, everything, key, forms, accept, previous, allow_code)
+    order = Order(build_file, out, target, everything, key, forms, accept, previous, allow_code, openssf_key)
     found = make(order)
     click.echo(json.dumps(released_document(found), indent=1) if as_json else released_text(found))
 

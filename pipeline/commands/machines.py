@@ -89,6 +89,24 @@ def probe(url: str, python: str) -> None:
     click.echo(json.dumps(probe_device(url, python), indent=1))
 
 
+@device.command()
+@click.argument("log", type=click.Path(path_type=Path))
+@AS_JSON
+def log(log: Path, as_json: bool) -> None:
+    """Read a LOG of trtexec, of TensorRT 8.2 to 11: for devices on which nothing of edgewright runs.
+
+    Exit code 1 if it failed.
+
+    Example: edgewright device log trtexec.log
+    """
+    from pipeline.verbs.device import log_document, log_text, read_trtexec_log
+
+    found = read_trtexec_log(log)
+    click.echo(json.dumps(log_document(found), indent=1) if as_json else log_text(found))
+    if not found.passed:
+        click.get_current_context().exit(1)
+
+
 @click.group()
 def toolchain() -> None:
     """Install toolchains that come as no part of edgewright, apart from everything else.

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.options import ALLOW_CODE, AS_JSON, BUILD_FILE, NUMBERS, SIZE, TIME
+from pipeline.commands.options import (
+    ALLOW_CODE,
+    AS_JSON,
+    BUILD_FILE,
+    HOST,
+    NUMBERS,
+    PYTHON,
+    SIZE,
+    TIME,
+    Assignment,
+)
+from targets.typed import HINTS, PROVIDERS
 
 
 @click.command()
@@ -118,6 +129,12 @@ def unpack(packed: Path, out: Path) -> None:
 @click.option("--toolchain", default=None, help="Default: the device's first.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default=None)
 @click.option("--threads", default=1, show_default=True, help="CPU threads of one inference; 0 for all.")
+@click.option("--hint", type=click.Choice(HINTS), help="OpenVINO: what it arranges threads for.")
+@click.option("--streams", type=click.IntRange(1), help="OpenVINO: inferences at once; default 1.")
+@click.option("--provider", type=click.Choice(PROVIDERS), help="ONNX Runtime: default cpu.")
+@click.option("--raw", multiple=True, type=Assignment(), help="An option for the runtime, passed as it is.")
+@HOST
+@PYTHON
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the engine.")
 @AS_JSON
 def compile(  # the verb's name; the builtin is not used here
@@ -126,17 +143,28 @@ def compile(  # the verb's name; the builtin is not used here
     toolchain: str | None,
     precision: str | None,
     threads: int,
+    hint: str | None,
+    streams: int | None,
+    provider: str | None,
+    raw: tuple[tuple[str, str], ...],
+    host: str | None,
+    python: str,
     out: Path,
     as_json: bool,
 ) -> None:
-    """Compile an ONNX MODEL for a device.
+    """Compile an ONNX MODEL for a device, here or on it.
 
     Example: edgewright compile model.onnx --device x86-vnni --toolchain openvino --out engine
     """
-    from pipeline.verbs.standalone import compile_model
+    from pipeline.verbs.console import progressing
+    from pipeline.verbs.standalone import CompileOrder, compile_model, place_of
     from pipeline.verbs.summary import engine_document, engine_text
 
-    engine = compile_model(model, device, toolchain, precision, threads, out)
+    typed = {"hint": hint, "streams": streams, "provider": provider}
+    place = place_of(host, python)
+    order = CompileOrder(model, device, toolchain, precision, threads, out, typed, dict(raw), place)
+    with progressing("compile") as progress:
+        engine = compile_model(order, progress)
     click.echo(json.dumps(engine_document(engine), indent=1) if as_json else engine_text(engine))
 
 
@@ -146,6 +174,8 @@ def compile(  # the verb's name; the builtin is not used here
 @click.option("--samples", default=200, show_default=True, help="At least so many of each engine.")
 @click.option("--seconds", default=2.0, show_default=True, help="At least so long, all engines together.")
 @click.option("--apart", is_flag=True, help="Each engine in a process of its own.")
+@HOST
+@PYTHON
 @AS_JSON
 def bench(
     engines: tuple[Path, ...],
@@ -153,16 +183,26 @@ def bench(
     samples: int,
     seconds: float,
     apart: bool,
+    host: str | None,
+    python: str,
     as_json: bool,
 ) -> None:
     """Time ENGINES against each other, interleaved, and judge whether the timings can be trusted.
 
     Example: edgewright bench out/engines/x86-avx2-openvino/*
     """
-    from pipeline.verbs.standalone import bench_engines
+    from pipeline.verbs.console import progressing
+    from pipeline.verbs.standalone import bench_engines, bench_there, place_of
     from pipeline.verbs.summary import timings_document, timings_text
 
-    benched = bench_engines(list(engines), inputs, samples, seconds, apart)
+    place = place_of(host, python)
+    if place and apart:
+        raise click.UsageError("--apart is for this machine: on a host engines share a process")
+    if place:
+        with progressing("bench") as progress:
+            benched = bench_there(list(engines), inputs, samples, seconds, place, progress)
+    else:
+        benched = bench_engines(list(engines), inputs, samples, seconds, apart)
     click.echo(json.dumps(timings_document(benched), indent=1) if as_json else timings_text(benched))
 
 
@@ -177,16 +217,26 @@ def bench(
     help="Choose between engines by `select`; open `test` once, at the end.",
 )
 @ALLOW_CODE
+@HOST
+@PYTHON
 @AS_JSON
-def evaluate(engine: Path, build_file: Path, split: str, allow_code: bool, as_json: bool) -> None:
-    """Score an ENGINE on the data and task of a build file.
+def evaluate(
+    engine: Path,
+    build_file: Path,
+    split: str,
+    allow_code: bool,
+    host: str | None,
+    python: str,
+    as_json: bool,
+) -> None:
+    """Score an ENGINE on the data and task of a build file, here or on a device.
 
     Example: edgewright evaluate engine --build build.toml --split select
     """
     from pipeline.verbs.console import listening
-    from pipeline.verbs.standalone import evaluate_engine
+    from pipeline.verbs.standalone import evaluate_engine, place_of
     from pipeline.verbs.summary import evaluation_document, evaluation_text
 
     with listening() as listener:
-        found = evaluate_engine(engine, build_file, split, allow_code, listener)
+        found = evaluate_engine(engine, build_file, split, allow_code, listener, place_of(host, python))
     click.echo(json.dumps(evaluation_document(found), indent=1) if as_json else evaluation_text(found))

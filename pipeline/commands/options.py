@@ -18,6 +18,8 @@ BUILD_FILE = click.option(
 ALLOW_CODE = click.option(
     "--allow-code", is_flag=True, help="The build file may name Python code of its own (you trust it)."
 )
+HOST = click.option("--host", metavar="URL", help="ssh://user@name:port of the device: do it there.")
+PYTHON = click.option("--python", default="python3", show_default=True, help="The Python on the host.")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
@@ -62,3 +64,16 @@ class Measure(click.ParamType[Any]):
 NUMBERS = Numbers()
 SIZE = Measure("MB", {"B": 1, "kB": 1e3, "MB": 1e6})
 TIME = Measure("ms", {"us": 1e-3, "ms": 1, "s": 1e3})
+
+
+class Assignment(click.ParamType[Any]):
+    """KEY=VALUE."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return key and value."""
+        key, separator, rest = value.partition("=")
+        if not separator or not key:
+            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
+        return key, rest

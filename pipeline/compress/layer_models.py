@@ -74,8 +74,8 @@ def forms(layer: LayerShape) -> list[LayerForm]:
     ]
 
 
-def layer_model(form: LayerForm, inputs: int, outputs: int, copies: int) -> onnx.ModelProto:
-    """A model that runs a layer `copies` times side by side on its input "x", each with weights of its own.
+def layer_model(form: LayerForm, inputs: int, outputs: int, copies: int, name: str = "x") -> onnx.ModelProto:
+    """A model that runs a layer `copies` times side by side on one input, each with weights of its own.
 
     A corner of every copy's output is joined and read by one more layer, of one output "y": each copy has to
     be computed, in INT8 where the model is quantized, and next to nothing else.
@@ -85,12 +85,13 @@ def layer_model(form: LayerForm, inputs: int, outputs: int, copies: int) -> onnx
         inputs: its input channels.
         outputs: its output channels.
         copies: at least 1.
+        name: of the input.
     """
     random = np.random.default_rng(0)
     nodes, ends = [], []
     constants: list[onnx.TensorProto] = []
     for copy in range(copies):
-        made, weights = _copy(form, inputs, outputs, str(copy), random)
+        made, weights = _copy(form, inputs, outputs, (name, str(copy)), random)
         nodes += made
         constants += weights
         ends.append(made[-1].output[0])
@@ -105,7 +106,7 @@ def layer_model(form: LayerForm, inputs: int, outputs: int, copies: int) -> onnx
     graph = helper.make_graph(
         nodes,
         "layer",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, input_shape(form, inputs))],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, input_shape(form, inputs))],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         constants,
     )
@@ -114,13 +115,15 @@ def layer_model(form: LayerForm, inputs: int, outputs: int, copies: int) -> onnx
 
 
 def input_shape(form: LayerForm, inputs: int) -> tuple[int, ...]:
-    """Shape of "x"."""
+    """Shape of the model's input."""
     return (*(form.size or (1,)), inputs) if form.kind == "linear" else (1, inputs, *form.size)
 
 
 def _copy(
-    form: LayerForm, inputs: int, outputs: int, name: str, random: np.random.Generator
+    form: LayerForm, inputs: int, outputs: int, names: tuple[str, str], random: np.random.Generator
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Nodes and weights of a copy; `names` are the input's and the copy's."""
+    x, name = names
     operator = OPERATORS[form.kind]
     groups = form.groups or outputs
     extent = [] if form.kind == "linear" else _extent(form)
@@ -133,7 +136,7 @@ def _copy(
     constants = [numpy_helper.from_array(weights, f"w{name}"), numpy_helper.from_array(bias, f"b{name}")]
     nodes = [
         helper.make_node(
-            operator, ["x", f"w{name}", f"b{name}"], [f"h{name}"], f"layer{name}", **_attributes(form, groups)
+            operator, [x, f"w{name}", f"b{name}"], [f"h{name}"], f"layer{name}", **_attributes(form, groups)
         )
     ]
     nodes += _activation(form.activation, name)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -19,8 +18,9 @@ from pipeline.compress.latency import FormTimes, LatencyTable, monotone
 from pipeline.compress.layer_models import LayerForm, forms, layer_model
 from pipeline.compress.shapes import Shapes, Widths
 from pipeline.onnxmodel.file import describe, read_model
-from targets.measure import MeasureSettings, Timing, compare
-from targets.toolchain import EngineOptions, Runner, Toolchain
+from pipeline.timer import time_engines
+from targets.measure import MeasureSettings, Timing
+from targets.toolchain import Engine, EngineOptions
 
 if TYPE_CHECKING:
     from targets.capability import QuantizationConvention
@@ -41,13 +41,13 @@ class LayerTarget:
     """Where layers are measured, and in what precision.
 
     Args:
-        toolchain: that compiles and runs them.
+        toolchain: that compiles and runs them, of `pipeline.places`: here, or on a device.
         device: name of the device file.
         options: precision and threads.
         convention: how int8 is written; needed for precision "int8".
     """
 
-    toolchain: Toolchain
+    toolchain: Any
     device: str
     options: EngineOptions
     convention: QuantizationConvention | None = None
@@ -172,7 +172,9 @@ def _time(
         for model in models:
             paths[model.name] = Path(folder, f"{model.name}.onnx")
             inputs = model.inputs or model.outputs
-            onnx.save(layer_model(form, inputs, model.outputs, model.copies), paths[model.name])
+            # Where all are timed at once, by name, no two inputs may have the same one.
+            made = layer_model(form, inputs, model.outputs, model.copies, f"x{model.name}")
+            onnx.save(made, paths[model.name])
         timings = time_models(paths, target, LAYER_SETTINGS)
     found = {}
     for model in models:
@@ -194,22 +196,21 @@ def time_models(
     Raises:
         ModelError: the runtime refuses a model.
     """
-    runners, inputs = {}, {}
-    with TemporaryDirectory() as folder, ExitStack() as opened:
+    engines, inputs = {}, {}
+    with TemporaryDirectory() as folder:
         for number, (name, model) in enumerate(models.items()):
             x = describe(read_model(model)).inputs[0]
             draw = np.random.default_rng(0)
             given = [{x.name: draw.normal(size=x.shape).astype(np.float32)} for _ in range(INPUTS)]
-            runners[name] = open_engine(model, given, target, Path(folder, str(number)))
-            opened.callback(runners[name].close)
+            engines[name] = make_engine(model, given, target, Path(folder, str(number)))
             inputs[name] = given
-        return compare(runners, inputs, settings)
+        return time_engines(target.toolchain, engines, inputs, settings)
 
 
-def open_engine(
+def make_engine(
     model: Path, given: Sequence[dict[str, NDArray[np.float32]]], target: LayerTarget, folder: Path
-) -> Runner:
-    """Build a float model for the target and open it.
+) -> Engine:
+    """Build a float model for the target.
 
     Args:
         model: an ONNX file.
@@ -227,4 +228,5 @@ def open_engine(
         quantized = folder / "qdq.onnx"
         quantize(model, collect(model, given), target.convention, quantized, method="minmax")
         model = quantized
-    return target.toolchain.open(target.toolchain.compile(model, target.device, target.options, engine))
+    made: Engine = target.toolchain.compile(model, target.device, target.options, engine)
+    return made

@@ -84,6 +84,13 @@ class TargetSection(Section):
         default=True, description="false: hand over the model in the device's form, compiled by nobody here"
     )
     threads: Annotated[int, Field(ge=0)] = Field(default=1, description="of one inference; 0 is all cores")
+    hint: Literal["latency", "throughput"] | None = Field(
+        default=None, description="openvino: what it arranges its threads for; default: one stream, as told"
+    )
+    streams: Count | None = Field(default=None, description="openvino: inferences at once; default 1")
+    provider: Literal["cpu", "cuda", "tensorrt", "openvino", "xnnpack"] | None = Field(
+        default=None, description="onnxruntime: execution provider; default cpu"
+    )
     raw: dict[str, str] = Field(default={}, description="options for the runtime, passed as they are")
     host: str | None = Field(
         default=None, description='"ssh://user@name:port" of the device; default: this machine'

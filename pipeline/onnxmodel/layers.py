@@ -90,7 +90,9 @@ def join(times: Sequence[Mapping[str, Any]], model: onnx.ModelProto) -> list[dic
     joined = []
     for each in times:
         row = {**each, "share": min(each["median_ms"] / total, 1.0)}
-        name = owners.get(SUFFIX.sub("", each["name"])) if COMPUTING.search(each["kind"]) else None
+        parts = (SUFFIX.sub("", each["name"]), *each["name"].split(" + "))
+        name = next((owners[part] for part in parts if part in owners), None)
+        name = name if COMPUTING.search(each["kind"]) else None
         if name:
             layer = layers[name]
             row |= {"nodes": [name], "channels": layer.channels, "macs": layer.macs}

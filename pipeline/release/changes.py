@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.release.manifest import Manifest, ProductInfo
+from targets.bundle.figures import milliseconds
 
 
 def changes_text(now: Manifest, before: Manifest | None) -> str:
@@ -63,7 +64,8 @@ def _product(now: ProductInfo, before: ProductInfo) -> Iterator[str]:
         apart = _apart(early.median_interval_ms, late.median_interval_ms)
         sure = "" if apart else ", within what chance explains"
         share = late.median_ms / early.median_ms - 1
-        yield f"median latency {early.median_ms:.3g} ms → {late.median_ms:.3g} ms ({share:+.1%}{sure})"
+        then, now_ms = milliseconds(early.median_ms), milliseconds(late.median_ms)
+        yield f"median latency {then} → {now_ms} ({share:+.1%}{sure})"
     yield from _sizes(now, before)
     if now.inputs != before.inputs or now.outputs != before.outputs:
         yield "**inputs or outputs have other names, types or shapes**"

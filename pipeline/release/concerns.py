@@ -74,7 +74,7 @@ def _unstable(build: Build, target: str) -> Iterator[tuple[str, str]]:
             width = (high - low) / result.latency.median_ms
             if width > limit:
                 where = f"{result.variant} on {result.target}"
-                yield "unstable", f"the median of {where} is known to {width:.0%}, {limit:.0%} is asked for"
+                yield "unstable", f"the median of {where} is known to within {width:.0%}, not {limit:.0%}"
     machine = build.record.environments[target]
     for counter in THROTTLES:
         before, after = (float(state.get(counter, 0)) for state in (machine.before, machine.after))

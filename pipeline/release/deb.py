@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.release.archives import add_bytes, add_file, members
 from pipeline.release.manifest import Manifest
+from targets.bundle.figures import milliseconds
 from targets.errors import ConfigError
 
 ARCHITECTURES = {"any": "all", "x86_64": "amd64", "aarch64": "arm64"}
@@ -94,6 +95,7 @@ def _texts(folder: Path, manifest: Manifest, date: datetime) -> dict[str, str]:
         trim_blocks=True,
         autoescape=False,
     )
+    environment.filters["milliseconds"] = milliseconds
     facts = {
         "m": manifest,
         "package": package_name(manifest),

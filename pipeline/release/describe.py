@@ -20,6 +20,7 @@ from pipeline.products import (
 from pipeline.record import Result
 from pipeline.release.source import AGAIN, Build, bundle_paths
 from targets.errors import ReleaseRefused
+from targets.tensorrt import TIMING_CACHE_FILE
 from targets.toolchain import Engine
 
 
@@ -82,13 +83,20 @@ def product_of(build: Build, target: BuildTarget, variant: Variant) -> dict[str,
             "notes": list(engine.notes),
         }
         | options,
-        "recipe": {"device": engine.device} | options,
+        "recipe": {"device": engine.device} | options | _pinned(engine, paths[engine_path(target, variant)]),
         "inputs": [_tensor(spec) for spec in engine.inputs],
         "outputs": [_tensor(spec) for spec in engine.outputs],
         "golden": paths[golden_path(target, variant)],
         "accuracy": _accuracy(build, result),
         "latency": _latency(build, target, result),
     }
+
+
+def _pinned(engine: Engine, folder: str) -> dict[str, Any]:
+    """The timing cache as the bundle has it, in place of a path on the machine the engine was built on."""
+    raw = {name: value for name, value in engine.options.raw.items() if not name.startswith("timing_cache")}
+    there = TIMING_CACHE_FILE in engine.files
+    return {"raw": raw, "timing_cache": f"{folder}/{TIMING_CACHE_FILE}" if there else None}
 
 
 def gates_of(build: Build, target: BuildTarget) -> list[Any]:

@@ -19,6 +19,7 @@ from pipeline.release.forms import write_form
 from pipeline.release.index import write_index
 from pipeline.release.keys import read_secret_key
 from pipeline.release.manifest import Manifest
+from pipeline.release.openssf import require_key, sign_folder, signature_name
 from pipeline.release.source import Build, open_build
 from pipeline.run import Decision
 from pipeline.session import Session
@@ -41,6 +42,7 @@ class Order:
         accept: kinds of concerns to release in spite of: dirty, failed, unstable.
         previous: folder of earlier releases, or of one bundle, to tell what changed.
         allow_code: the build file may name Python code of its own.
+        openssf_key: file of an elliptic-curve key; None makes no signature of OpenSSF's.
     """
 
     build_file: Path
@@ -52,11 +54,12 @@ class Order:
     accept: tuple[str, ...] = ()
     previous: Path | None = None
     allow_code: bool = False
+    openssf_key: Path | None = None
 
 
 @dataclass(frozen=True)
 class Released:
-    """One bundle, in every form that was asked for."""
+    """One bundle: what it says, and the paths of its forms and of OpenSSF's signature."""
 
     manifest: Manifest
     forms: list[Path]
@@ -91,6 +94,8 @@ def release_build(
         EdgewrightError: as `release` does.
     """
     key = read_secret_key(order.key) if order.key else None
+    if order.openssf_key:
+        require_key(order.openssf_key)
     concerns = {each.name: concerns_of(build, each.name, decisions) for each in chosen}
     require_accepted(itertools.chain(*concerns.values()), order.accept)
     with explained(order.out):
@@ -111,6 +116,9 @@ def _release_target(wish: Wish, target: BuildTarget, order: Order) -> Released:
         manifest = write_bundle(wish, target, folder)
         date = wish.build.finished
         made = [write_form(form, folder, Path(work), manifest, date) for form in dict.fromkeys(order.forms)]
+        if order.openssf_key:
+            made.append(Path(work) / signature_name(name))
+            sign_folder(folder, order.openssf_key, made[-1])
         # Shown only when all of them are whole.
         return Released(manifest, [_moved(path, order.out / path.name) for path in made])
 

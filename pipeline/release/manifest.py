@@ -93,6 +93,11 @@ class Recipe(Part):
     precision: str
     threads: int
     raw: dict[str, str]
+    timing_cache: str | None = Field(
+        default=None,
+        description="TensorRT: file in the bundle with the tactics of the engine that came, its digest in "
+        "`files`; what is built with it is the same engine, where the device and version are",
+    )
 
 
 class Timed(Part):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.release.manifest import Manifest
+from targets.bundle.figures import milliseconds
 
 
 def readme_text(manifest: Manifest) -> str:
@@ -26,4 +27,5 @@ def _rendered(template: str, manifest: Manifest) -> str:
         lstrip_blocks=True,
         autoescape=False,
     )
+    environment.filters["milliseconds"] = milliseconds
     return environment.get_template(template).render(m=manifest, first=manifest.products[0])

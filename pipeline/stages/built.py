@@ -10,6 +10,10 @@ from typing import Any
 from pipeline.report.wording import Wording
 from targets.toolchain import Engine
 
+NOT_ASKED = (
+    "NVIDIA's parser was not asked: TensorRT-RTX is not installed (edgewright toolchain install tensorrt_rtx)"
+)
+
 
 def built_variants(
     targets: list[Mapping[str, Any]],
@@ -65,10 +69,17 @@ def _described(
         },
         "onnx_path": variant["onnx_path"],
         "changes": facts.get("changes", []),
+        "preflight": _preflight(target, artefact(f"preflight {target['name']} {name}", "preflight.json")),
         "command": None if made else _command(target, variant),
         "estimate": estimate,
         "headline": f"{target['name']}: {name} {what}, not run; its ONNX here: {score}.",
     }
+
+
+def _preflight(target: Mapping[str, Any], said: Mapping[str, Any] | None) -> str | None:
+    if not target["wants_preflight"]:
+        return None
+    return said["said"] if said else NOT_ASKED
 
 
 def _command(target: Mapping[str, Any], variant: Mapping[str, Any]) -> str:

@@ -15,17 +15,19 @@ from torch import nn
 from pipeline.compress.allocation import width_levels
 from pipeline.compress.groups import find_groups
 from pipeline.compress.latency import Anchor
-from pipeline.compress.layer_timing import LayerTarget, measure_table, open_engine
+from pipeline.compress.layer_timing import LayerTarget, make_engine, measure_table
 from pipeline.compress.shapes import find_shapes
 from pipeline.compress.structure import cut
 from pipeline.export import export
+from pipeline.places import toolchain_of
 from pipeline.simplify import simplify
-from pipeline.stage import Context
+from pipeline.stage import Context, Progress
 from pipeline.stages.data import evenly, read_preprocess, read_split
 from pipeline.stages.loading import fresh_uncut, input_shape
+from pipeline.timer import time_engines
 from targets.capability import QuantizationConvention
-from targets.measure import MeasureSettings, compare
-from targets.toolchain import EngineOptions, Runner, load_toolchain
+from targets.measure import MeasureSettings
+from targets.toolchain import Engine, EngineOptions
 
 IMAGES = 32
 INPUT = "input"
@@ -45,7 +47,7 @@ def measure(context: Context) -> None:
     shapes = find_shapes(network, groups, shape)
     levels = width_levels(shapes.full, settings["alignment"], settings["minimum"])
     narrowest = {leader: steps[0] for leader, steps in levels.items()}
-    target = layer_target(settings)
+    target = layer_target(settings, context.progress)
     table = measure_table(shapes, narrowest, target, settings["alignment"], context.progress)
     chosen = [
         {leader: steps[place * (len(steps) - 1) // 2] for leader, steps in levels.items()}
@@ -55,16 +57,14 @@ def measure(context: Context) -> None:
     inputs = read_preprocess(context.inputs["preprocess"])(images)
     context.progress("timing whole networks", 0, 1)
     with TemporaryDirectory() as folder:
-        runners = {
-            str(number): build_runner(
+        engines = {
+            str(number): build_engine(
                 _cut(network, widths, shape), shape, target, inputs, Path(folder, str(number))
             )
             for number, widths in enumerate(chosen)
         }
         fed = [{INPUT: image[None]} for image in inputs]
-        timings = compare(runners, dict.fromkeys(runners, fed), SETTINGS)
-        for runner in runners.values():
-            runner.close()
+        timings = time_engines(target.toolchain, engines, dict.fromkeys(engines, fed), SETTINGS)
     anchors = [
         Anchor(widths=widths, measured_ms=timings[str(number)].median_ms)
         for number, widths in enumerate(chosen)
@@ -72,10 +72,10 @@ def measure(context: Context) -> None:
     table.corrected(shapes, anchors).save(context.out / "costs.json")
 
 
-def layer_target(settings: Mapping[str, Any]) -> LayerTarget:
+def layer_target(settings: Mapping[str, Any], progress: Progress) -> LayerTarget:
     """What is timed on, as `wiring.networks.timing` describes it."""
     return LayerTarget(
-        toolchain=load_toolchain(settings["toolchain"]),
+        toolchain=toolchain_of(settings, progress),
         device=settings["device"],
         options=EngineOptions(settings["precision"], settings["threads"], settings["raw"]),
         convention=settings["convention"] and QuantizationConvention(**settings["convention"]),
@@ -87,16 +87,16 @@ def _cut(network: nn.Module, widths: Mapping[str, int], shape: tuple[int, int, i
     return cut(copy.deepcopy(network), keep, shape)
 
 
-def build_runner(
+def build_engine(
     network: nn.Module,
     shape: tuple[int, int, int, int],
     target: LayerTarget,
     images: NDArray[np.float32],
     folder: Path,
-) -> Runner:
+) -> Engine:
     """A network built for the target the way a build does it."""
     folder.mkdir()
     raw, simple = folder / "raw.onnx", folder / "simple.onnx"
     export(network, shape, raw, exporter="legacy", opset=17, dynamic_batch=False)
     simplify(raw, simple)
-    return open_engine(simple, [{INPUT: image[None]} for image in images], target, folder)
+    return make_engine(simple, [{INPUT: image[None]} for image in images], target, folder)

@@ -19,11 +19,11 @@ from pipeline.compress.triage import Study, Triage, Verdict, by_price, swap, tri
 from pipeline.fit import Examples, FitSettings
 from pipeline.network import save_weights
 from pipeline.stage import Context
-from pipeline.stages.costs import IMAGES, INPUT, SETTINGS, build_runner, layer_target
+from pipeline.stages.costs import IMAGES, INPUT, SETTINGS, build_engine, layer_target
 from pipeline.stages.data import evenly, read_preprocess, read_split
 from pipeline.stages.loading import examples, fresh, give_head, input_shape, load_network, some
 from pipeline.task import Task
-from targets.measure import compare
+from pipeline.timer import time_engines
 
 BATCH = 64
 
@@ -54,7 +54,7 @@ def time_blocks(context: Context) -> None:
     settings, shape = context.settings, input_shape(context.inputs["facts"])
     network = fresh(settings["model"]).eval()
     give_head(network, context.inputs)
-    target = layer_target(settings)
+    target = layer_target(settings, context.progress)
     blocks = find_blocks(network, shape, settings["layer"], settings["blocks"])
     images = evenly(read_split(context.inputs["calibrate"])[0], IMAGES)
     inputs = read_preprocess(context.inputs["preprocess"])(images)
@@ -62,13 +62,11 @@ def time_blocks(context: Context) -> None:
     context.progress("timing", 0, 1)
     with TemporaryDirectory() as folder:
         networks = {"": network} | {name: swap(network, {name: one.build()}) for name, one in blocks.items()}
-        runners = {
-            name: build_runner(one.eval(), shape, target, inputs, Path(folder, str(place)))
+        engines = {
+            name: build_engine(one.eval(), shape, target, inputs, Path(folder, str(place)))
             for place, (name, one) in enumerate(networks.items())
         }
-        timings = compare(runners, dict.fromkeys(runners, fed), SETTINGS)
-        for runner in runners.values():
-            runner.close()
+        timings = time_engines(target.toolchain, engines, dict.fromkeys(engines, fed), SETTINGS)
     whole = timings[""].median_ms
     change = {name: timings[name].median_ms - whole for name in blocks}
     _write(

@@ -28,7 +28,7 @@ from pipeline.stages.mix import budget_for, kept_layers
 from pipeline.stages.quantize import searched
 from targets.capability import QuantizationConvention, load_device
 from targets.errors import CapabilityError
-from targets.toolchain import EngineOptions
+from targets.toolchain import EngineOptions, load_toolchain
 
 Progress = Callable[[str, int, int], None]
 
@@ -147,7 +147,12 @@ def quantize_model(order: Order, progress: Progress) -> Quantized:
         )
     budget = None
     if order.budget:
-        budget = budget_for(*order.budget, toolchain, device.name, EngineOptions("int8", order.threads))
+        budget = budget_for(
+            *order.budget,
+            lambda: load_toolchain(toolchain),
+            device.name,
+            EngineOptions("int8", order.threads),
+        )
         check_budget(budget)
     specs = describe(read_model(order.model)).inputs
     with fresh_folder(order.out) as folder, tempfile.TemporaryDirectory() as scratch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.onnxmodel.file import describe, read_model
+from pipeline.places import Place, toolchain_at
 from pipeline.products import labels_of
 from pipeline.publish import fresh_folder
 from pipeline.record import Accuracy
 from pipeline.run import Listener
 from pipeline.session import Session
+from pipeline.stage import Progress
 from pipeline.stages.data import read_preprocess
 from pipeline.stages.engines import score_engine
 from pipeline.task import Task
@@ -26,42 +28,78 @@ from targets.capability import load_device
 from targets.checks import check_model, check_request, refused
 from targets.errors import ConfigError, DataError
 from targets.measure import MeasureSettings, Timing, compare_turns, timed
+from targets.remote.ssh import Host
 from targets.tensors import sample_inputs
 from targets.toolchain import Engine, EngineOptions, Runner, load_toolchain
+from targets.typed import as_raw
 from targets.verdict import Judgement, judge
 
 RANDOM_INPUTS = 8
 
 
-def compile_model(
-    model: Path, device_name: str, toolchain: str | None, precision: str | None, threads: int, out: Path
-) -> Engine:
-    """Check an ONNX model against a device and compile it.
+@dataclass(frozen=True)
+class CompileOrder:
+    """What is to be compiled, and for whom.
 
     Args:
         model: ONNX file.
-        device_name: a device file's name or path, or "this-machine".
+        device: a device file's name or path, or "this-machine".
         toolchain: None for the device's first.
         precision: None for "int8" when the model carries QDQ, else "fp32".
         threads: of one inference; 0 for all cores.
         out: folder that must not exist yet, or be empty.
+        typed: hint, streams, provider, as `targets.typed` takes them.
+        raw: options for the runtime; they win over the device's.
+        place: of `place_of`; None for this machine.
+    """
+
+    model: Path
+    device: str
+    toolchain: str | None
+    precision: str | None
+    threads: int
+    out: Path
+    typed: Mapping[str, str | int | None] = field(default_factory=dict)
+    raw: Mapping[str, str] = field(default_factory=dict)
+    place: Place | None = None
+
+
+def place_of(host: str | None, python: str) -> Place | None:
+    """Return where --host is, as `pipeline.places` takes it; None without one.
 
     Raises:
-        ModelError, CapabilityError, ToolchainMissing, ConfigError: as they say.
+        ConfigError: it is no address.
     """
-    device = load_device(device_name)
-    name = toolchain or next(iter(device.toolchains))
+    if host is None:
+        return None
+    Host.parse(host, python)
+    return {"url": host, "python": python}
+
+
+def compile_model(order: CompileOrder, progress: Progress) -> Engine:
+    """Check an ONNX model against a device and compile it, here or on the device.
+
+    Raises:
+        ModelError, CapabilityError, ToolchainMissing, ConfigError, DeviceError: as they say.
+    """
+    if order.place and order.device == "this-machine":
+        raise ConfigError(
+            'say which device the host is; "this-machine" is this one', where="--host", mend="give --device"
+        )
+    device = load_device(order.device)
+    name = order.toolchain or next(iter(device.toolchains))
     capability = device.capability(name)
-    facts = describe(read_model(model))
+    facts = describe(read_model(order.model))
     quantized = "QuantizeLinear" in facts.operators
-    chosen = precision or ("int8" if quantized else "fp32")
+    chosen = order.precision or ("int8" if quantized else "fp32")
     if chosen == "int8" and not quantized:
         raise ConfigError(
             "the model carries no QDQ, so it cannot become an INT8 engine",
-            where=str(model),
+            where=str(order.model),
             mend="quantize it first (a build does), or choose --precision fp32",
         )
-    tool = load_toolchain(name)
+    raw = capability.options | as_raw(name, order.typed) | dict(order.raw)
+    tool = toolchain_at(name, order.place, progress)
     violations = check_request(
         device,
         name,
@@ -69,12 +107,47 @@ def compile_model(
         opset=facts.opset,
         dynamic_batch=any(-1 in spec.shape for spec in facts.inputs),
         runtime_version=tool.probe().version,
-    ) or check_model(model, capability, device.memory_mib)
+    ) or check_model(order.model, capability, device.memory_mib)
     if violations:
-        raise refused(f"the model cannot run on {device.name} with {name}", violations, str(model))
-    with fresh_folder(out) as folder:
-        tool.compile(model, device.name, EngineOptions(chosen, threads), folder)
-    return Engine.load(out)
+        raise refused(f"the model cannot run on {device.name} with {name}", violations, str(order.model))
+    with fresh_folder(order.out) as folder:
+        tool.compile(order.model, device.name, EngineOptions(chosen, order.threads, raw), folder)
+    return Engine.load(order.out)
+
+
+def bench_there(
+    folders: Sequence[Path],
+    inputs: Path | None,
+    samples: int,
+    seconds: float,
+    place: Place,
+    progress: Progress,
+) -> Benched:
+    """Time engines against each other on a device; arguments are those of `bench_engines`.
+
+    Raises:
+        ConfigError: engines whose inputs have one name and different shapes, which are sent once for all.
+        DeviceError: the device or the link to it failed.
+    """
+    engines = {str(folder): Engine.load(folder) for folder in folders}
+    arrays: dict[str, NDArray[Any]] = {}
+    for engine in engines.values():
+        rows = engine_inputs(engine, inputs)
+        for name in rows[0]:
+            stacked = np.concatenate([row[name] for row in rows])
+            if name in arrays and arrays[name].shape[1:] != stacked.shape[1:]:
+                raise ConfigError(
+                    f"the engines' inputs {name} have different shapes", mend="time them one after the other"
+                )
+            arrays[name] = stacked
+    settings = MeasureSettings(min_samples=samples, min_s=seconds, max_s=max(60.0, 4 * seconds))
+    toolchain = toolchain_at(next(iter(engines.values())).toolchain, place, progress)
+    found = toolchain.bench(engines, arrays, settings)["variants"]
+    keys = [each.name for each in fields(Timing)]
+    return Benched(
+        {name: Timing(**{key: row[key] for key in keys}) for name, row in found.items()},
+        {name: Judgement(row["verdict"], row["reasons"]) for name, row in found.items()},
+    )
 
 
 def bench_engines(
@@ -134,7 +207,12 @@ class Evaluation:
 
 
 def evaluate_engine(
-    folder: Path, build_file: Path, split: str, allow_code: bool, listener: Listener
+    folder: Path,
+    build_file: Path,
+    split: str,
+    allow_code: bool,
+    listener: Listener,
+    place: Place | None = None,
 ) -> Evaluation:
     """Score an engine on a split of a build file's data, for its task.
 
@@ -144,6 +222,7 @@ def evaluate_engine(
         split: "select" or "test".
         allow_code: the build file may name Python code.
         listener: told about the stages.
+        place: of `place_of`; None for this machine.
     """
     engine = Engine.load(folder)
     session = Session(build_file, allow_code, listener)
@@ -155,6 +234,7 @@ def evaluate_engine(
         entries[splits].out / split,
         read_preprocess(entries["data"].out / "preprocess.json"),
         listener.progress,
+        toolchain=toolchain_at(engine.toolchain, place, listener.progress),
     )
     return Evaluation(labels, accuracy)
 

@@ -95,6 +95,8 @@ def target_stages(request: Request, target: BuildTarget) -> Iterator[Stage]:
             yield from _mix(request, target, variant)
         if target.needs_form(variant.precision):
             yield from _form(request, target, variant)
+        if target.preflighted:
+            yield _preflight(target, variant)
         if target.section.engine:
             yield _compile(request, target, variant)
         if target.obstacle is None:
@@ -165,9 +167,12 @@ def _mix(request: Request, target: BuildTarget, variant: Variant) -> Iterator[St
     base = quantized(target, variant.network)
     kind, limit = section.mixed.budget
     tools: dict[str, Any] = {"tools": ONNX_TOOLS}
+    where: dict[str, Any] = {"toolchain": target.toolchain}
     # Only a budget of time depends on the device.
     if kind == "latency_ms":
-        tools = request.runtime(target) | {"tools": (*ONNX_TOOLS, target.toolchain)}
+        where = request.toolchain(target)
+        runtime = request.runtime(target)
+        tools = runtime | {"tools": (*ONNX_TOOLS, *runtime["tools"])}
     yield Stage(
         mixed(target, variant.network),
         "pipeline.stages.mix:mix",
@@ -181,7 +186,7 @@ def _mix(request: Request, target: BuildTarget, variant: Variant) -> Iterator[St
             "convention": target.capability.quantization.model_dump(),
             "budget": {"kind": kind, "limit": limit},
             "samples": section.samples,
-            "toolchain": target.toolchain,
+            **where,
             "device": target.device.name,
             "threads": target.section.threads,
             "raw": target.raw,
@@ -209,6 +214,18 @@ def _form(request: Request, target: BuildTarget, variant: Variant) -> Iterator[S
     kind: GateKind = ENGINE_GATES[variant.precision] if half else "simplify"
     sides = {"reference": source, "candidate": Ref(name, "model.onnx")}
     yield request.gate(kind, name, inputs=sides, function="check_form")
+
+
+def _preflight(target: BuildTarget, variant: Variant) -> Stage:
+    name = f"preflight {target.name} {variant.name}"
+    return Stage(
+        name,
+        "pipeline.stages.preflight:ask",
+        inputs={"model": Ref(onnx_stage(target, variant), "model.onnx")},
+        settings={"name": name},
+        tools=("onnx",),
+        fingerprint={"tensorrt_rtx": target.preflighted or ""},
+    )
 
 
 def _compile(request: Request, target: BuildTarget, variant: Variant) -> Stage:

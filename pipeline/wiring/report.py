@@ -23,6 +23,7 @@ REPORTED = (
     "accuracy.json",
     "bits.json",
     "mixed.json",
+    "preflight.json",
     "engine",
 )
 
@@ -61,6 +62,7 @@ def report_stage(request: Request, entries: Mapping[str, Entry]) -> Stage:
             "threads": target.section.threads,
             "raw": target.raw,
             "fingerprint": request.fingerprints[target.name],
+            "wants_preflight": target.wants_preflight,
             "variants": [
                 asdict(variant)
                 | {

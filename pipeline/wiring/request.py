@@ -120,8 +120,7 @@ class Request:
 
     def timing(self, target: BuildTarget) -> dict[str, Any]:
         """Settings of what is timed on a target as it would ship there (`stages.costs.layer_target`)."""
-        return {
-            "toolchain": target.toolchain,
+        return self.toolchain(target) | {
             "device": target.device.name,
             "precision": product_precision(self.settings, target),
             "threads": target.section.threads,

@@ -174,6 +174,8 @@ def _members(path: Path) -> Iterator[Iterator[Member]]:
     with path.open("rb") as file:
         start = file.read(4)
         file.seek(0)
+        if start == ZIP and not zipfile.is_zipfile(file):
+            raise EOFError
         if start == ZIP:
             with zipfile.ZipFile(file) as archive:
                 yield _zip_members(archive)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Mapping
 
 import numpy as np
 
 from targets.bench import bench
+from targets.bundle.engine import engine_here
+from targets.bundle.figures import milliseconds
 from targets.bundle.folder import verify_folder
 from targets.bundle.keys import read_public_key
 from targets.bundle.listing import is_safe
 from targets.cpu import cpu_fingerprint, cpu_flags
-from targets.errors import BundleError, ModelError
+from targets.errors import BundleError, CapabilityError, ModelError
 from targets.measure import MeasureSettings
 from targets.metrics import measure
-from targets.packed import unpack_file
-from targets.toolchain import Engine, EngineOptions, load_toolchain
+from targets.toolchain import load_toolchain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from targets.bundle.listing import Listing
+    from targets.toolchain import Engine
 
 SELFTEST_SCHEMA = "edgewright.selftest/1"
 TARGET_KEYS = ("device", "architecture", "cpu_flags_required", "toolchain", "fingerprint")
@@ -139,53 +140,17 @@ def _try_product(trial: Trial, listing: Listing, product: Mapping[str, Any], ver
     name = product["variant"]
     target = listing.document["target"]
     try:
-        engine, origin = _engine(trial, listing, product)
+        engine, origin = engine_here(trial.folder, listing, product, trial.cache)
         verdict.say(f"open {name}", True, origin)
         if not _golden(trial.folder / product["golden"], engine, name, verdict):
             return
-    except ModelError as error:
+    except (CapabilityError, ModelError) as error:
         verdict.say(f"open {name}", False, str(error))
         return
     if trial.time:
         inputs = _arrays(trial.folder / product["golden"], "inputs")
         timed = bench({name: engine}, inputs, trial.settings)["variants"][name]
         _latency(product["latency"], timed, _measured_here(target["fingerprint"]), name, verdict)
-
-
-def _engine(trial: Trial, listing: Listing, product: Mapping[str, Any]) -> tuple[Engine, str]:
-    """The engine that came, or one built here from the ONNX file where that one is another version's."""
-    toolchain = load_toolchain(listing.document["target"]["toolchain"])
-    shipped = Engine.load(trial.folder / product["engine"]["path"])
-    try:
-        toolchain.open(shipped).close()
-        return shipped, "the engine in the bundle"
-    except ModelError as error:
-        reason = error.what
-    digest = listing.files[product["model"]["path"]].sha256
-    folder = trial.cache / "bundles" / _slug(f"{listing.name}-{product['variant']}-{digest[:16]}")
-    try:
-        built = Engine.load(folder)
-        toolchain.open(built).close()
-    except ModelError:
-        built = _build(trial.folder, product, folder)
-        toolchain.open(built).close()
-    return built, f"built on this device at {folder}: {reason}"
-
-
-def _build(bundle: Path, product: Mapping[str, Any], folder: Path) -> Engine:
-    recipe, model = product["recipe"], bundle / product["model"]["path"]
-    beside = folder.with_name(f".{folder.name}")
-    shutil.rmtree(str(folder), ignore_errors=True)
-    shutil.rmtree(str(beside), ignore_errors=True)
-    (beside / "engine").mkdir(parents=True)
-    if product["model"]["packed"]:
-        unpack_file(model, beside / "model.onnx")
-        model = beside / "model.onnx"
-    options = EngineOptions(recipe["precision"], recipe["threads"], recipe["raw"])
-    load_toolchain(recipe["toolchain"]).compile(model, recipe["device"], options, beside / "engine")
-    (beside / "engine").rename(folder)
-    shutil.rmtree(str(beside), ignore_errors=True)
-    return Engine.load(folder)
 
 
 def _golden(folder: Path, engine: Engine, name: str, verdict: Verdict) -> bool:
@@ -237,14 +202,10 @@ def _latency(
         "promised_ms": promise["promised_ms"],
     }
     kept = low <= promise["promised_ms"]
-    said = f"median {timed['median_ms']:.3g} ms, promised {promise['promised_ms']:.3g} ms"
+    said = f"median {milliseconds(timed['median_ms'])}, promised {milliseconds(promise['promised_ms'])}"
     if not (same or promise["budget"]):
         said += "; the promise was measured on another processor and does not count here"
     verdict.say(f"latency {name}", kept or not (same or promise["budget"]), said, **facts)
-
-
-def _slug(text: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in text)[:120]
 
 
 def text_of(document: Mapping[str, Any]) -> str:

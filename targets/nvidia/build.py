@@ -42,17 +42,19 @@ class Built:
     Args:
         plan: serialized engine.
         inputs, outputs: of the network, in the model's order.
-        layers: name, kind and type of each layer of the parsed network.
+        layers: name, kind and type of each layer of the parsed network, or of the plan where `inspected`.
         timing_cache: as it is after the build; b"" where the library has none.
         notes: facts worth showing.
+        inspected: the layers are what the engine inspector said.
     """
 
     plan: bytes
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    layers: list[dict[str, str]]
+    layers: list[dict[str, Any]]
     timing_cache: bytes
     notes: tuple[str, ...]
+    inspected: bool = False
 
 
 def build(library: Any, model: Path, options: EngineOptions) -> Built:
@@ -71,8 +73,9 @@ def build(library: Any, model: Path, options: EngineOptions) -> Built:
     builder: trt.Builder = library.Builder(logger_of(library, log))
     network = parse(library, builder, model, builder.logger, log)
     config = _Configuration(library, builder, network, options.precision, asked, log)
-    plans = [_plan(builder, network, config.config, model, log)]
-    while len(plans) < asked.builds and plans[-1] not in plans[:-1]:
+    plans: list[bytes] = []
+    while len(plans) < asked.builds and (len(plans) < 2 or plans[-1] not in plans[:-1]):
+        config.start_afresh()
         plans.append(_plan(builder, network, config.config, model, log))
     return Built(
         plan=plans[-1],
@@ -80,7 +83,7 @@ def build(library: Any, model: Path, options: EngineOptions) -> Built:
         outputs=outputs_of(library, network),
         layers=layers_of(network),
         timing_cache=config.timing_cache(),
-        notes=(*config.notes(), _agreement(plans)),
+        notes=(*config.notes(), agreement(plans)),
     )
 
 
@@ -105,8 +108,12 @@ class _Configuration:
             self._set_architectures()
         else:
             self._set_dla()
-            self._set_timing_cache()
         self._add_profile()
+
+    def start_afresh(self) -> None:
+        """Forget the tactics of the build before, or it would only be repeated; pinned ones are kept."""
+        if not is_rtx(self._trt):
+            self._set_timing_cache()
 
     def notes(self) -> Iterator[str]:
         """What of the settings a user should know."""
@@ -119,7 +126,7 @@ class _Configuration:
             low, usual, high = self._asked.profile(tensor.name, lengths(tensor.shape))
             yield f"{tensor.name} from {list(low)} over {list(usual)} to {list(high)}"
         if self._asked.dla_core is not None:
-            yield self._dla_note()
+            yield self._dla_note(self._asked.dla_core)
         if self._asked.timing_cache:
             yield f"tactics from the timing cache {self._asked.timing_cache_sha256[:12]}"
 
@@ -161,12 +168,7 @@ class _Configuration:
         core = self._asked.dla_core
         if core is None:
             return
-        if self._precision != "fp16":
-            raise CapabilityError(
-                f"the DLA takes fp16, not {self._precision}: it has no explicit QDQ",
-                where="raw.dla_core",
-                mend="build the fp16 variant for the DLA, or leave dla_core out",
-            )
+        require_dla_precision(core, self._precision)
         if core >= self._builder.num_DLA_cores:
             raise CapabilityError(
                 f"there is no DLA core {core}: this device has {self._builder.num_DLA_cores}",
@@ -178,14 +180,10 @@ class _Configuration:
         if self._asked.gpu_fallback:
             self.config.set_flag(self._trt.BuilderFlag.GPU_FALLBACK)
 
-    def _dla_note(self) -> str:
+    def _dla_note(self, core: int) -> str:
         layers = [self._network.get_layer(index) for index in range(self._network.num_layers)]
         left = [layer.name for layer in layers if not self.config.can_run_on_DLA(layer)]
-        core = f"DLA core {self._asked.dla_core}"
-        if not left:
-            return f"{core} takes all {len(layers)} layers"
-        names = ", ".join(left[:SHOWN]) + (" …" if len(left) > SHOWN else "")
-        return f"{core} takes {len(layers) - len(left)} of {len(layers)} layers; on the GPU: {names}"
+        return dla_note(core, left)
 
     def _dynamic(self) -> list[trt.ITensor]:
         inputs = (self._network.get_input(index) for index in range(self._network.num_inputs))
@@ -228,9 +226,33 @@ def _plan(
     return bytes(plan)
 
 
-def _agreement(plans: list[bytes]) -> str:
+def agreement(plans: list[bytes]) -> str:
+    """Say whether the last of several builds is one of those before."""
     if len(plans) == 1:
         return "built once: whether another build gives the same plan is not known"
     if plans[-1] in plans[:-1]:
         return f"built {len(plans)} times: two plans agree to the byte"
-    return f"NOT DETERMINISTIC: {len(plans)} builds gave {len(plans)} different plans"
+    different = f"NOT DETERMINISTIC: {len(plans)} builds gave {len(plans)} different plans"
+    return f"{different}; the timing cache beside this one, pinned, makes the next choose as it did"
+
+
+def require_dla_precision(core: int | None, precision: str) -> None:
+    """Go on only where a DLA takes the precision, or none is asked for.
+
+    Raises:
+        CapabilityError: it does not.
+    """
+    if core is not None and precision != "fp16":
+        raise CapabilityError(
+            f"the DLA takes fp16, not {precision}: it has no explicit QDQ",
+            where="raw.dla_core",
+            mend="build the fp16 variant for the DLA, or leave dla_core out",
+        )
+
+
+def dla_note(core: int, left: list[str]) -> str:
+    """Say out loud which layers a DLA leaves to the GPU."""
+    if not left:
+        return f"DLA core {core} takes all layers"
+    names = ", ".join(left[:SHOWN]) + (" …" if len(left) > SHOWN else "")
+    return f"DLA core {core} leaves {len(left)} layers to the GPU: {names}"

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 from targets.errors import EdgewrightError, ToolchainMissing
 from targets.nvidia.build import build
 from targets.nvidia.network import Log, logger_of, refusals
+from targets.private import use_packages
 from targets.tensorrt_rtx import TensorRtRtx
 from targets.toolchain import EngineOptions
+from targets.versions import installed_version
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -62,6 +64,12 @@ class Preflight:
     layers: list[dict[str, str]]
 
 
+def preflight_version() -> str | None:
+    """Return the version of TensorRT-RTX that would be asked, None without one; it is not imported."""
+    use_packages(TensorRtRtx.name)
+    return installed_version(*TensorRtRtx.packages)
+
+
 def preflight(model: Path, precision: str) -> Preflight:
     """Give a model to NVIDIA's parser and builder, in a child process.
 
@@ -72,6 +80,7 @@ def preflight(model: Path, precision: str) -> Preflight:
     Raises:
         ToolchainMissing: TensorRT-RTX is not installed.
     """
+    use_packages(TensorRtRtx.name)
     probe = TensorRtRtx().probe()
     if not probe.available or probe.version is None:
         raise ToolchainMissing(f"the preflight needs TensorRT-RTX: {probe.detail}", mend=probe.mend)
@@ -91,6 +100,7 @@ def preflight(model: Path, precision: str) -> Preflight:
 
 def examine(model: Path, precision: str) -> dict[str, Any]:
     """Do the work of `preflight` in this process."""
+    use_packages(TensorRtRtx.name)
     import tensorrt_rtx as library
 
     log = Log()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Sequence
 
 import numpy as np
 
 from targets.errors import ModelError
+from targets.layers import WARM, LayerTime, medians
 from targets.nvidia.cuda import Driver
 from targets.nvidia.network import Log, logger_of
 from targets.tensors import ordered_inputs
@@ -92,6 +93,24 @@ class PlanRunner:
         text: str = inspector.get_engine_information(library.LayerInformationFormat.JSON)
         return text
 
+    def profile(self, library: Any, inputs: Sequence[Tensors], runs: int) -> list[LayerTime]:
+        """Return the time of every layer, by the runtime's own names.
+
+        Args:
+            library: the module tensorrt or tensorrt_rtx.
+            inputs: used in rotation.
+            runs: medians are over so many.
+        """
+        times: dict[tuple[str, str], list[float]] = {}
+        for number in range(WARM):
+            self.infer(inputs[number % len(inputs)])
+        # A context knows its profiler by address alone: it has to live as long.
+        profiler = _profiler_of(library, times)
+        self._context.profiler = profiler
+        for number in range(runs):
+            self.infer(inputs[number % len(inputs)])
+        return medians(times)
+
     def _buffer(self, name: str, size_bytes: int) -> int:
         address, size = self._buffers.get(name, (0, -1))
         if size < size_bytes:
@@ -142,3 +161,14 @@ class PlanRunner:
         for name, (address, _) in self._buffers.items():
             self._context.set_tensor_address(name, address)
         return bool(self._context.execute_async_v3(self._stream))
+
+
+def _profiler_of(library: Any, times: dict[tuple[str, str], list[float]]) -> Any:
+    class Profiler(library.IProfiler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            library.IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            times.setdefault((layer_name, ""), []).append(ms)
+
+    return Profiler()

@@ -8,12 +8,12 @@ import pytest
 from calibration_cases import ASYMMETRIC, ASYMMETRIC_7, SYMMETRIC, reference, sqnr_db
 from float_models import PATTERNS, batches, images, pattern, small_network
 
-from calibration.best import quantize_best
+from calibration.best import is_closer, quantize_best
 from calibration.correct import repair
 from calibration.load import load
 from calibration.qdq import quantize
 from calibration.ranges import collect
-from calibration.simulate import output_distance, simulate
+from calibration.simulate import output_distance, output_distances, simulate
 from targets.errors import DataError
 
 CONVENTIONS = pytest.mark.parametrize("convention", [SYMMETRIC, ASYMMETRIC, ASYMMETRIC_7])
@@ -33,7 +33,7 @@ def repaired(path: Path, convention, rounding: str) -> tuple[onnx.ModelProto, on
 @CONVENTIONS
 @pytest.mark.parametrize("name", PATTERNS)
 def test_repaired_models_keep_to_the_convention(name: str, convention, tmp_path: Path) -> None:
-    before, after = repaired(pattern(name, tmp_path), convention, "compensated")
+    before, after = repaired(pattern(name, tmp_path), convention, "absorbing")
     limit = 2 ** (convention.weight_bits - 1) - 1
     for model in (before, after):
         kinds = {}
@@ -50,7 +50,7 @@ def test_repaired_models_keep_to_the_convention(name: str, convention, tmp_path:
 
 
 @CONVENTIONS
-@pytest.mark.parametrize("rounding", ["nearest", "compensated"])
+@pytest.mark.parametrize("rounding", ["nearest", "compensated", "absorbing"])
 def test_the_mean_of_every_output_channel_is_right_afterwards(rounding, convention, tmp_path: Path) -> None:
     path = pattern("conv_norm_relu", tmp_path)
     before, after = repaired(path, convention, rounding)
@@ -87,6 +87,19 @@ def test_distance_is_zero_for_equals_and_grows_with_noise() -> None:
         ]
         assert distances[0] == pytest.approx(0.0, abs=1e-12)
         assert distances == sorted(distances)
+        each = output_distances(value, {"output": value["output"] + noise})
+        assert each.shape == (shape[0],)
+        assert each.mean() == pytest.approx(distances[-1])
+
+
+def test_a_gain_counts_when_it_is_larger_than_its_standard_error() -> None:
+    rng = np.random.default_rng(0)
+    distances = rng.uniform(1.0, 2.0, 50)
+    assert is_closer(distances - 0.01, distances)
+    assert not is_closer(distances, distances)
+    assert not is_closer(distances + 0.01, distances)
+    assert not is_closer(distances - 0.001 + rng.normal(0.0, 0.1, 50), distances)
+    assert is_closer(np.array([1.0]), np.array([1.1]))
 
 
 @CONVENTIONS
@@ -94,7 +107,9 @@ def test_the_best_recipe_is_at_least_as_good_as_the_plain_one(convention, tmp_pa
     path, data = small_network(tmp_path / "net.onnx"), batches(images(64, (3, 32, 32)))
     out, twin = tmp_path / "best.onnx", tmp_path / "float.onnx"
     best = quantize_best(path, data, convention, out, twin)
-    assert best.best.distance == min(trial.distance for trial in best.trials)
+    kept = [trial.distance for trial in best.trials if trial.kept]
+    assert kept == sorted(kept, reverse=True)
+    assert best.best.distance == kept[-1] <= best.trials[0].distance
     # Larger inputs than those seen may be clipped by a ReLU6 earlier than before.
     seen = images(64, (3, 32, 32))[:24]
     np.testing.assert_allclose(reference(path, seen)[0], reference(twin, seen)[0], atol=1e-4)

@@ -17,14 +17,20 @@ from pipeline.release.source import Build, open_build
 from pipeline.stage import Context
 from pipeline.stages.golden import choose
 from targets.cpu import cpu_fingerprint
-from targets.onnxruntime import OnnxRuntime
-from targets.toolchain import EngineOptions, file_sha256
+from targets.toolchain import EngineOptions, file_sha256, load_toolchain
 
 TARGETS = ("any-onnxruntime", "second")
 SHAPE = [1, 1, 4, 4]
 
 
-def tiny_build(folder: Path, *, version: str = "1.2.3", seed: int = 0) -> Build:
+def tiny_build(
+    folder: Path,
+    *,
+    version: str = "1.2.3",
+    seed: int = 0,
+    device: str = "any-onnxruntime",
+    toolchain: str = "onnxruntime",
+) -> Build:
     """Write a finished build's output folder for two targets that differ in name."""
     out = folder / "out"
     model = out / "models" / "model.onnx"
@@ -34,9 +40,9 @@ def tiny_build(folder: Path, *, version: str = "1.2.3", seed: int = 0) -> Build:
     for target in TARGETS:
         place = out / "engines" / target / "model-fp32"
         place.mkdir(parents=True)
-        engines[target] = OnnxRuntime().compile(model, "any-onnxruntime", EngineOptions(), place)
+        engines[target] = load_toolchain(toolchain).compile(model, device, EngineOptions(), place)
         golden(folder / f"work-{target}", model).rename(mkdir(out / "golden" / target) / "model-fp32")
-    record = Record.model_validate(tiny_record(engines, version))
+    record = Record.model_validate(tiny_record(engines, version, device, toolchain))
     text = json.dumps(record.model_dump(mode="json", by_alias=True), sort_keys=True)
     (out / "report.json").write_text(text)
     (out / "report.html").write_text("<html>a report</html>\n")
@@ -87,7 +93,7 @@ def golden(work: Path, model: Path) -> Path:
     return work / "out" / "golden"
 
 
-def tiny_record(engines: dict[str, Any], version: str) -> dict[str, Any]:
+def tiny_record(engines: dict[str, Any], version: str, device: str, toolchain: str) -> dict[str, Any]:
     """The footwear sorter's record, cut down to one network."""
     whole = document(samples=64)
     settings = Settings.model_validate(
@@ -96,7 +102,8 @@ def tiny_record(engines: dict[str, Any], version: str) -> dict[str, Any]:
             "data": {"kind": "npz", "path": "data.npz"},
             "model": {"onnx": "model.onnx"},
             "targets": [
-                {"device": "any-onnxruntime", "name": name, "precisions": ["fp32"]} for name in TARGETS
+                {"device": device, "toolchain": toolchain, "name": name, "precisions": ["fp32"]}
+                for name in TARGETS
             ],
             "release": {"licence": "Apache-2.0", "publisher": "Ada <ada@example.com>"},
         }
@@ -109,7 +116,7 @@ def tiny_record(engines: dict[str, Any], version: str) -> dict[str, Any]:
     whole["structure"] = None
     whole["targets"] = [
         whole["targets"][1]
-        | {"name": name, "device": "any-onnxruntime", "toolchain": "onnxruntime", "products": ["model fp32"]}
+        | {"name": name, "device": device, "toolchain": toolchain, "products": ["model fp32"]}
         | {"headlines": ["fast"], "fingerprint": cpu_fingerprint()}
         for name in TARGETS
     ]

@@ -1,4 +1,4 @@
-"""Bundles on other systems: a clean Debian, an arm64 one by qemu, and as an installed package."""
+"""Bundles on other systems: a clean Debian, an arm64 one by qemu, Python 3.8, and as an installed package."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def keys(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clean(keys):
-    tree = device_trees.amd64(Path(str(TREES)))
+    tree = device_trees.tree_of(device_trees.CLEAN, Path(str(TREES)))
     folder = tree.folder / "etc/edgewright"
     folder.mkdir(exist_ok=True)
     shutil.copyfile(keys[1], folder / "release.pub")
@@ -39,38 +39,56 @@ def clean(keys):
     shutil.rmtree(folder)
 
 
-def released(folder: Path, keys, version: str, seed: int = 0) -> Path:
-    build = tiny_build(folder / version, version=version, seed=seed)
+def released(folder: Path, keys, version: str, **kind: str) -> Path:
+    build = tiny_build(folder / version, version=version, **kind)
     order = Order(Path("build.toml"), folder / version / "bundles", key=keys[0], forms=("folder", "deb"))
     release_build(build, [build.target(TARGETS[0])], [], order)
     return order.out
 
 
-def tried(tree: device_trees.Tree, bundle: Path, public: Path) -> dict:
+def tried(tree: device_trees.Tree, bundle: Path, public: Path, runtime: str) -> dict:
     """The verdict of a bundle's self-test in a tree; no timing, which says nothing there."""
     place = tree.folder / "bundle"
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(bundle, place)
     shutil.copyfile(public, tree.folder / "release.pub")
-    command = ["/usr/bin/python3.11", "/bundle/edgewright-device.pyz", "selftest", "/bundle", "--no-bench"]
-    done = tree.run(*command, "--key", "/release.pub")
+    command = ["/bundle/edgewright-device.pyz", "selftest", "/bundle", "--no-bench", "--key", "/release.pub"]
+    done = tree.python(*command, runtime=runtime)
     assert done.returncode == 0, done.stdout + done.stderr
     verdict: dict = json.loads(done.stdout)
     assert verdict["passed"] and verdict["signature"] == "verified"
     return verdict
 
 
-def test_arm64_gives_the_outputs_of_x86(tmp_path, keys):
-    bundle = released(tmp_path, keys, "1.0.0") / f"tiny-1.0.0-{TARGETS[0]}"
-    verdict = tried(device_trees.arm64(Path(str(TREES))), bundle, keys[1])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_arm64_gives_the_outputs_of_x86(tmp_path, keys, runtime):
+    kind = {"device": "arm-neon", "toolchain": runtime}
+    bundle = released(tmp_path, keys, "1.0.0", **kind) / f"tiny-1.0.0-{TARGETS[0]}"
+    verdict = tried(device_trees.tree_of(device_trees.ARM64, Path(str(TREES))), bundle, keys[1], runtime)
     assert verdict["device"]["architecture"] == "aarch64"
+    assert [step["detail"] for step in verdict["steps"] if step["step"] == "open model fp32"] == [
+        "the engine in the bundle"
+    ]
     figures = next(step["figures"] for step in verdict["steps"] if step["step"].startswith("golden"))
     assert figures["relative_l2"] < 1e-5
 
 
-def test_a_clean_system_needs_python_numpy_and_the_runtime_alone(tmp_path, keys, clean):
+@pytest.mark.parametrize(
+    ("runtime", "device"), [("onnxruntime", "any-onnxruntime"), ("openvino", "this-machine")]
+)
+def test_a_clean_system_needs_python_numpy_and_the_runtime_alone(tmp_path, keys, clean, runtime, device):
+    kind = {"device": device, "toolchain": runtime}
+    bundle = released(tmp_path, keys, "1.0.0", **kind) / f"tiny-1.0.0-{TARGETS[0]}"
+    assert tried(clean, bundle, keys[1], runtime)["device"]["architecture"] == "x86_64"
+
+
+def test_python_3_8_and_its_last_runtime_build_the_engine_anew(tmp_path, keys):
     bundle = released(tmp_path, keys, "1.0.0") / f"tiny-1.0.0-{TARGETS[0]}"
-    assert tried(clean, bundle, keys[1])["device"]["architecture"] == "x86_64"
+    tree = device_trees.tree_of(device_trees.OLDEST, Path(str(TREES)))
+    assert tree.python("--version").stdout.startswith("Python 3.8.")
+    verdict = tried(tree, bundle, keys[1], "onnxruntime")
+    opened = next(step["detail"] for step in verdict["steps"] if step["step"] == "open model fp32")
+    assert "built on this device" in opened and "1.19.2" in opened
 
 
 def dpkg(tree: device_trees.Tree, package: Path, **environment: str):

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from small_graphs import CASES, conv_relu, custom_operator
 
+from pipeline.stages.preflight import ask
 from targets import tensorrt as tensorrt_module
 from targets import tensorrt_rtx as rtx_module
 from targets.errors import CapabilityError, ModelError, ToolchainMissing
@@ -204,6 +205,21 @@ def test_the_preflight_lists_every_node_and_survives_a_bad_model(tmp_path: Path)
     assert not refused.builds and "Frobnicate at node y" in refused.reasons[0]
     assert [node.supported for node in refused.nodes] == [True, False]
     assert not preflight(broken, "fp32").builds
+
+
+@needs_rtx
+def test_a_build_stops_at_what_nvidias_parser_refuses(tmp_path: Path) -> None:
+    def stage(model: onnx.ModelProto) -> Any:
+        onnx.save(model, tmp_path / "model.onnx")
+        inputs = {"model": tmp_path / "model.onnx"}
+        return SimpleNamespace(inputs=inputs, settings={"name": "preflight x"}, out=tmp_path)
+
+    ask(stage(conv_relu()))
+    said = json.loads((tmp_path / "preflight.json").read_text())["said"]
+    assert "take it: all 2 nodes, 2 layers" in said
+    with pytest.raises(ModelError, match=r"refuse the model: Frobnicate at node y") as caught:
+        ask(stage(custom_operator()))
+    assert caught.value.where == "preflight x"
 
 
 def test_the_preflight_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
