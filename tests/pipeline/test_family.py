@@ -18,7 +18,7 @@ def family(small_build, tmp_path_factory):
     """Folder of a family of two, built in a copy of the small build's store, and what the build did."""
     folder = tmp_path_factory.mktemp("family") / "project"
     shutil.copytree(small_build, folder)
-    text = LEAN_BUILD.replace("PRECISION", "fp32").replace("macs = 0.5", "macs = [0.5, 0.25]")
+    text = LEAN_BUILD.replace("macs = 0.5", "macs = [0.5, 0.25]")
     (folder / "build.toml").write_text(text)
     return folder, Session(folder / "build.toml").build()
 

@@ -38,7 +38,7 @@ def kill_during(folder, stage):
     """Start a build, kill it while a stage is running, and say whether it was caught there."""
     build = start(folder)
     log = folder / ".edgewright" / "small-sorter" / "logs" / f"{stage}.log"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not log.exists() and build.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(random.Random(stage).uniform(0.0, 0.5))
@@ -48,12 +48,12 @@ def kill_during(folder, stage):
 
 
 def test_a_build_killed_in_training_export_and_timing_goes_on(small_build, tmp_path):
-    (tmp_path / "build.toml").write_text(LEAN_BUILD.replace("PRECISION", "int8"))
+    (tmp_path / "build.toml").write_text(LEAN_BUILD)
     for stage in ("teacher", "student", "export-student", "measure-any-onnxruntime"):
         assert kill_during(tmp_path, stage), f"the build never got to {stage}"
         assert not (tmp_path / "out").exists()
     finished = start(tmp_path)
-    assert finished.wait(300) == 0
+    assert finished.wait(900) == 0
     assert (tmp_path / "out" / "report.html").is_file()
     undisturbed, made = digests(small_build), digests(tmp_path)
     assert "quantize student any-onnxruntime" in made
@@ -72,5 +72,5 @@ def test_a_build_killed_at_random_moments_goes_on(small_build, tmp_path):
         except subprocess.TimeoutExpired:
             build.send_signal(signal.SIGKILL)
             build.wait(60)
-    assert start(tmp_path).wait(300) == 0
+    assert start(tmp_path).wait(900) == 0
     assert digests(tmp_path) == digests(small_build)
