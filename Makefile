@@ -15,13 +15,14 @@ FASHION := /usr/share/datasets/fashion-mnist
 AS_ROOT := $(shell command -v apt-get >/dev/null 2>&1 && test "$$(id -u)" = 0 && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo data teacher lint test test-slow test-devices wheel clean
+.PHONY: help install demo data teacher lint test test-slow test-devices test-reliability wheel clean
 
 help:
 	@echo "make demo       install into $(VENV), get the data, build the footwear sorter, write its report"
 	@echo "make test       install, then run the tests"
 	@echo "make test-slow  install, then run the long tests as well"
 	@echo "make test-devices  try bundles out in other systems, arm64 among them"
+	@echo "make test-reliability  kills, bad disks and hostile inputs, at length"
 	@echo "make lint       ruff and mypy"
 	@echo "make teacher    train the demo's teacher again and put it into examples/footwear"
 	@echo "make wheel      build the wheel into dist/"
@@ -43,18 +44,24 @@ test: install data
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: install data
-	$(BIN)/python -m pytest -m "not hardware"
+	$(BIN)/python -m pytest -m "not hardware and not reliability"
 
-# Bundles in other systems: a clean Debian, an arm64 one by qemu, as a package. Wants root, a network,
+# Bundles in other systems: a clean Debian, an arm64 one by qemu, Python 3.8, a package. Wants root, a network,
 # mmdebstrap and qemu-user-static; the systems are kept in TREES.
 test-devices: install
 	EDGEWRIGHT_TREES=$(TREES) $(BIN)/python -m pytest -m slow tests/pipeline/test_release_devices.py
+
+# Builds killed two hundred times, bad disks, a million hostile inputs: two hours on two cores.
+test-reliability: install
+	$(PIP) --editable '.[all,dev,fuzz]'
+	$(BIN)/python -m pytest -m "reliability or not reliability" tests/reliability
+	$(BIN)/python -m tests.reliability.fuzz_all build/fuzz --seconds 7200
 
 wheel: install
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf examples/*/out examples/*/out-teacher examples/*/.edgewright build dist
+	rm -rf examples/*/out examples/*/out-teacher examples/*/out-sweep examples/*/.edgewright build dist
 
 install: $(VENV)/.installed
 

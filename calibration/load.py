@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from calibration.external import digest, infer_shapes
@@ -43,7 +44,7 @@ def _read(path: Path) -> tuple[onnx.ModelProto, str]:
     try:
         onnx.checker.check_model(str(path))
         model, sha256 = onnx.load(path), digest(path)
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+    except (OSError, ValueError, RuntimeError, DecodeError, onnx.checker.ValidationError) as error:
         raise ModelError(
             f"not a readable ONNX model: {error}", where=str(path), mend="export the model again"
         ) from error
@@ -118,10 +119,18 @@ def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
 
 def _refuse_not_finite(model: onnx.ModelProto, path: Path) -> None:
     for tensor in model.graph.initializer:
+        try:
+            values = numpy_helper.to_array(tensor)
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, MemoryError) as error:
+            raise ModelError(
+                f"tensor {tensor.name!r} is malformed: {error}",
+                where=str(path),
+                mend="export the model again",
+            ) from error
         # Infinite constants are legitimate as clip limits and masks; weights have two dimensions or more.
         if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
             continue
-        if not np.isfinite(numpy_helper.to_array(tensor)).all():
+        if not np.isfinite(values).all():
             raise ModelError(
                 f"weights {tensor.name!r} hold NaN or infinity",
                 where=str(path),

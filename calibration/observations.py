@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from calibration.histogram import SIDE, Histogram, merged
 from calibration.importance import Importance, joined
 from targets.errors import DataError
+from targets.npz import read_npz
 
 OBSERVATIONS_SCHEMA = "edgewright.observations/1"
 
@@ -54,6 +54,11 @@ class Observations:
                 )
         return merged([self.histograms[name] for name in tensors])
 
+    def merged(self, other: Observations) -> Observations:
+        """Return what both saw, of one model; the digest of the inputs stays this one's."""
+        histograms = {name: merged([one, other.histograms[name]]) for name, one in self.histograms.items()}
+        return replace(self, histograms=histograms, samples=self.samples + other.samples)
+
     def save(self, path: Path) -> None:
         """Write an .npz file; docs/quantization.md lists its keys."""
         columns = list(self.histograms.values())
@@ -80,10 +85,8 @@ class Observations:
             DataError: unreadable, not such a file, or of another schema.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                content = {key: file[key] for key in file.files}
-            return cls._from(content)
-        except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+            return cls._from(read_npz(path))
+        except (DataError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DataError(
                 f"not a file of observations of schema {OBSERVATIONS_SCHEMA}: {error}",
                 where=str(path),

@@ -18,6 +18,7 @@ from calibration.graph import FloatGraph, output_axis
 from targets.errors import ConfigError
 
 BITS_SCHEMA = "edgewright.bits/1"
+BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 # One character a channel, so that a plan can be read, compared and searched as text.
 SYMBOLS = {2: "2", 3: "3", 4: "4", 5: "5", 6: "6", 8: "8", 16: "f"}
 WIDTH_OF = {symbol: width for width, symbol in SYMBOLS.items()}
@@ -108,7 +109,7 @@ class BitsPlan:
                 raise ValueError(f"its schema is {document['schema']!r}, not {BITS_SCHEMA!r}")
             layers = tuple(_layer(entry) for entry in document["layers"])
             return cls(str(document["model_sha256"]), str(document["sensitivity"]), layers)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except BROKEN as error:
             raise ConfigError(
                 f"not a plan of bits: {error}", where=str(path), mend="docs/mixed-precision.md explains it"
             ) from error

@@ -78,6 +78,18 @@ def collect(
         DataError: no inputs, inputs that do not fit the model or are not finite, or a tensor that never
             changes.
     """
+    observed = collect_part(model, batches, progress)
+    _refuse_constant(observed.histograms)
+    return observed
+
+
+def collect_part(
+    model: Path, batches: Iterable[Batch], progress: Callable[[int], None] | None = None
+) -> Observations:
+    """Observe some of the calibration inputs, for `join`; arguments and errors as of `collect`.
+
+    A tensor may be the same for all of them.
+    """
     graph = load(model)
     tensors = place(graph).tensors
     if not tensors:
@@ -95,8 +107,30 @@ def collect(
         if progress is not None:
             seen += len(next(iter(values.values())))
             progress(seen)
-    _refuse_constant(histograms)
     return Observations(histograms, check.samples, check.digest(), graph.sha256)
+
+
+def join(model: Path, parts: Iterable[Observations], batches: Iterable[Batch]) -> Observations:
+    """Put together what several saw of the calibration inputs: exactly what `collect` sees in one pass.
+
+    Args:
+        model: the file all of them observed.
+        parts: of `collect_part`, in any number and order.
+        batches: all inputs in order, for their digest.
+
+    Raises:
+        DataError: no inputs, or a tensor that never changes.
+    """
+    check = BatchCheck(load(model))
+    for batch in batches:
+        check.add(batch)
+    whole: Observations | None = None
+    for part in parts:
+        whole = part if whole is None else whole.merged(part)
+    if whole is None:
+        raise DataError("there is no calibration data", mend=f"give batches of inputs; {check.wanted()}")
+    _refuse_constant(whole.histograms)
+    return replace(whole, inputs_sha256=check.digest())
 
 
 def weigh_values(

@@ -6,7 +6,6 @@ scores, e.g. discriminant ones from training, come as a file and take the place 
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from calibration.grid import WIDTHS
 from calibration.noise import REFERENCE, LayerNoise
 from calibration.ranges import Batch
 from targets.errors import DataError, ModelError
+from targets.npz import read_npz
 
 Array = NDArray[np.float64]
 Scores = dict[str, Array]
@@ -100,11 +100,10 @@ def load_scores(path: Path, noise: Mapping[str, LayerNoise]) -> Scores:
         DataError: unreadable, an unknown layer, another number of channels, negative or not finite.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            content = {key.removeprefix("layer:"): file[key] for key in file.files}
+        content = {key.removeprefix("layer:"): array for key, array in read_npz(path).items()}
         if str(content.pop("schema")) != SCORES_SCHEMA:
             raise ValueError("of another schema")
-    except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    except (DataError, ValueError, KeyError) as error:
         raise DataError(
             f"not a file of scores of schema {SCORES_SCHEMA}: {error}",
             where=str(path),

@@ -23,6 +23,13 @@ from typing import IO, Any
 from pipeline.stage import Progress, Stage
 from targets.errors import EdgewrightError, StageError, revived
 
+# What a death most often means.
+HINTS: dict[int, str] = {
+    signal.SIGKILL: " (often: out of memory)",
+    signal.SIGABRT: " (often: out of memory, or a fault in native code)",
+    signal.SIGXCPU: " (it took more processor time than such a stage may)",
+}
+
 Key = tuple[bool, frozenset[tuple[str, str]]]
 
 
@@ -136,8 +143,7 @@ def _failure(stage: Stage, last: Mapping[str, Any] | None, code: int, log: Path)
         what = f"the stage {stage.name!r} failed: {last['crash']}"
     elif code < 0:
         name = signal.Signals(-code).name
-        hint = " (often: out of memory)" if code == -signal.SIGKILL else ""
-        what = f"the stage {stage.name!r} died of {name}{hint}"
+        what = f"the stage {stage.name!r} died of {name}{HINTS.get(-code, '')}"
     else:
         what = f"the stage {stage.name!r} ended with code {code} and said nothing"
     return StageError(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.commands import builds, bundles, machines, models
+from pipeline.commands import builds, bundles, machines, models, sweeps
 from targets.errors import EdgewrightError
 
 
@@ -21,6 +22,14 @@ class Verbs(click.Group):
         except EdgewrightError as error:
             click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            from pipeline.disk import trouble
+
+            told = trouble(error, Path())
+            if told is None:
+                raise
+            click.echo(click.style("error: ", fg="red", bold=True) + str(told), err=True)
+            ctx.exit(told.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted; finished stages are kept, the same command goes on from there", err=True)
             ctx.exit(130)
@@ -38,7 +47,7 @@ def main() -> None:
 
 VERBS = (
     *(builds.init, builds.build, builds.explain, builds.scores, builds.paths, builds.triage),
-    *(builds.compare, builds.report),
+    *(builds.compare, builds.report, sweeps.sweep),
     *(models.check, models.quantize, models.unpack, models.compile, models.bench, models.evaluate),
     *(bundles.release, bundles.verify, bundles.selftest, bundles.keys),
     *(machines.doctor, machines.targets, machines.device, machines.toolchain, machines.store),

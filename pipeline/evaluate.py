@@ -54,6 +54,7 @@ def predict(
     preprocess: Preprocess,
     batch: int,
     progress: Callable[[int], None] = lambda _: None,
+    rows: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
     """Run a classifier over a data set that may be larger than memory.
 
@@ -63,27 +64,29 @@ def predict(
         preprocess: from stored images to the network's input.
         batch: images in one call; the last call is filled up with the last image.
         progress: called after each batch with the number of images done in it.
+        rows: which images [n], n ≥ 1; None for all.
 
     Returns:
-        [N, K] scores.
+        [n, K] scores.
 
     Raises:
         DataError: there is no image.
         ModelError: the output is not [batch, K].
     """
-    if not len(images):
+    wanted = np.arange(len(images)) if rows is None else rows
+    if not len(wanted):
         raise DataError("there are no images to evaluate", mend="check the data set and its test split")
     parts: list[NDArray[np.float32]] = []
-    for rows in batches(len(images), batch):
-        result = infer(preprocess(np.asarray(images[rows])))
+    for places in batches(len(wanted), batch):
+        result = infer(preprocess(np.asarray(images[wanted[places]])))
         if result.ndim != 2 or len(result) != batch:
             raise ModelError(
                 f"the network gives {list(result.shape)} for {batch} images, not one row of scores each",
                 mend="give a classifier with one output [images, classes]",
             )
         parts.append(result.astype(np.float32))
-        progress(int(rows[-1] - rows[0]) + 1)
-    return np.concatenate(parts)[: len(images)]
+        progress(int(places[-1] - places[0]) + 1)
+    return np.concatenate(parts)[: len(wanted)]
 
 
 def restrict(logits: NDArray[np.generic], wanted: Sequence[int], *, other: bool) -> NDArray[np.float64]:

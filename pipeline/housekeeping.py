@@ -9,7 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.store import Entry, Store, explained
+from pipeline.disk import explained
+from pipeline.store import Entry, Store
 from targets.errors import StoreError
 from targets.toolchain import file_sha256
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from targets.errors import ConfigError, ModelError
+
+# What the readers of the two formats raise on damaged files.
+BROKEN = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+)
 
 
 def build_network(factory: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -51,7 +67,8 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError("there is no such checkpoint", where=str(path), mend="correct model.checkpoint")
     weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     for name, tensor in weights.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        _refuse_strange(name, tensor, path)
+        if tensor.is_floating_point() and not _is_finite(tensor):
             raise ModelError(
                 f"the weights {name!r} hold NaN or infinite values",
                 where=str(path),
@@ -60,10 +77,33 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
+def _refuse_strange(name: object, tensor: Tensor, path: Path) -> None:
+    """Refuse what is no plain tensor: sparse, of no device, or of more elements than the file holds."""
+    known = isinstance(name, str) and tensor.layout is torch.strided and tensor.device.type == "cpu"
+    if known and not tensor.is_quantized and _is_held(tensor):
+        return
+    raise ModelError(
+        f"the weights {name!r} are no plain tensor",
+        where=str(path),
+        mend="save model.state_dict() of a float network on the CPU",
+    )
+
+
+def _is_held(tensor: Tensor) -> bool:
+    """A stride of 0 makes a tensor of any size out of one number."""
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # Types of eight bits and fewer have no test of their own.
+    wide = tensor.float() if tensor.element_size() == 1 else tensor
+    return bool(torch.isfinite(wide).all())
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, *BROKEN) as error:
         raise ModelError(f"not a whole safetensors file: {error}", where=str(path)) from error
 
 
@@ -76,7 +116,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             where=str(path),
             mend="save the plain weights: torch.save(model.state_dict(), …) or safetensors",
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
+    except BROKEN as error:
         raise ModelError(f"cannot read the checkpoint: {error}", where=str(path)) from error
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):

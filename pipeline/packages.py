@@ -42,6 +42,8 @@ PACKAGES = {
     "onnxsim": Package("onnxsim", "simplify models", "onnx"),
     "onnxruntime": Package("onnxruntime", "run models and engines", "onnx"),
     "openvino": Package("openvino", "compile and run engines", "openvino"),
+    "optuna": Package("optuna", "search among builds", "sweep"),
+    "distributed": Package("distributed", "spread builds over machines, by Dask", "sweep"),
     "pillow": Package("PIL", "read image files", "images"),
 }
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.run import write_whole
+from pipeline.disk import beside, explained, write_whole
 from pipeline.stage import Ref
-from pipeline.store import Entry, explained
+from pipeline.store import Entry
 from targets.errors import ConfigError
 from targets.toolchain import file_sha256
 
@@ -42,10 +41,11 @@ def publish(output: Path, wanted: Mapping[str, Ref], entries: Mapping[str, Entry
             if file_sha256(output / path) != digest:
                 _copy(source, output / path)
                 changed.append(path)
-        gone = [path for path in _published(output) if path not in current]
+        published = _published(output)
+        gone = [path for path in published if path not in current]
         for path in gone:
             _remove(output, path)
-        if changed or gone:
+        if published != current:
             write_whole(output / LIST_FILE, json.dumps(current, indent=1, sort_keys=True) + "\n")
     return changed + gone
 
@@ -62,19 +62,21 @@ def _files(wanted: Mapping[str, Ref], entries: Mapping[str, Entry]) -> Iterator[
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    unfinished = beside(target)
     try:
-        shutil.copyfile(source, beside)
-        beside.replace(target)
+        shutil.copyfile(source, unfinished)
+        unfinished.replace(target)
     finally:
-        beside.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
-def _published(output: Path) -> list[str]:
+def _published(output: Path) -> dict[str, str]:
+    """What an earlier build put there, path → digest; nothing of a list that is missing or damaged."""
     try:
-        return list(json.loads((output / LIST_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return []
+        document = json.loads((output / LIST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _remove(output: Path, path: str) -> None:
@@ -84,9 +86,11 @@ def _remove(output: Path, path: str) -> None:
         return
     target.unlink(missing_ok=True)
     for folder in target.parents:
-        if folder == output.resolve() or any(folder.iterdir()):
+        # One that is gone already was removed by a build that was killed before it could say so.
+        if folder == output.resolve() or (folder.exists() and any(folder.iterdir())):
             break
-        folder.rmdir()
+        if folder.exists():
+            folder.rmdir()
 
 
 @contextmanager
@@ -97,16 +101,16 @@ def fresh_folder(out: Path) -> Iterator[Path]:
         ConfigError: there is something already.
     """
     refuse_existing(out)
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    unfinished = beside(out)
     with explained(out):
-        beside.mkdir(parents=True)
+        unfinished.mkdir(parents=True)
         try:
-            yield beside
+            yield unfinished
             if out.exists():
                 out.rmdir()
-            beside.rename(out)
+            unfinished.rename(out)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def refuse_existing(out: Path) -> None:

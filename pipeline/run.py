@@ -8,13 +8,17 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.child import run_child
-from pipeline.stage import Stage, code_digest, tool_versions
+from pipeline.disk import write_whole
+from pipeline.listing import entries_below
+from pipeline.quiet import machine_alone
+from pipeline.stage import Progress, Stage, code_digest, tool_versions
 from pipeline.store import Entry, Store, key_of
 from targets.errors import ConfigError
 from targets.toolchain import file_sha256
@@ -35,6 +39,9 @@ class Listener:
 
     def waiting(self, stage: Stage) -> None:
         """Another build is making the same output."""
+
+    def queued(self, stage: Stage, holder: str) -> None:
+        """Somebody else measures on this machine; told again and again until the stage's turn comes."""
 
     def finished(self, stage: Stage, entry: Entry, outcome: Outcome) -> None:
         """A stage is done."""
@@ -144,20 +151,12 @@ class Run:
         log = self.folder / "logs" / f"{_slug(stage.name)}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         debris = self.debris / _slug(stage.name)
-        request = {
-            "function": stage.function,
-            "inputs": {
-                name: str(self.entries[ref.stage].out / ref.artefact) for name, ref in stage.inputs.items()
-            },
-            "files": {name: str(path) for name, path in stage.files.items()},
-            "settings": stage.settings,
-            "processes": stage.processes,
-            "out": str(work / "out"),
-            "debris": str(debris),
-            "code_path": str(self.code_path) if self.code_path else None,
-        }
-        begun = time.monotonic()
-        memory = run_child(stage, request, log, self.listener.progress)
+        inputs = {name: self.entries[ref.stage].out / ref.artefact for name, ref in stage.inputs.items()}
+        request = _request(stage, inputs, work / "out", debris, self.code_path)
+        with self._turn(stage):
+            begun = time.monotonic()
+            memory = run_child(stage, request, log, self.listener.progress)
+            seconds = round(time.monotonic() - begun, 3)
         # What an earlier failure left would now speak of something that is no longer so.
         shutil.rmtree(debris, ignore_errors=True)
         return self.store.commit(
@@ -165,10 +164,16 @@ class Run:
             stage=stage.name,
             key=key,
             parts=parts,
-            seconds=round(time.monotonic() - begun, 3),
+            seconds=seconds,
             memory=memory,
             now=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
+
+    def _turn(self, stage: Stage) -> AbstractContextManager[None]:
+        if not stage.alone:
+            return nullcontext()
+        who = f"{stage.name!r} of {self.folder.name} (process {os.getpid()})"
+        return machine_alone(who, lambda holder: self.listener.queued(stage, holder))
 
     def _remembered(self) -> dict[str, Any]:
         try:
@@ -176,6 +181,23 @@ class Run:
         except (OSError, ValueError):
             return {}
         return state
+
+
+def run_alone(stage: Stage, inputs: Mapping[str, Path], out: Path, log: Path, progress: Progress) -> None:
+    """Run a stage's function outside of any build, in a process of its own and within the same limits.
+
+    Args:
+        stage: function, settings and limits.
+        inputs: name inside the stage → file or folder.
+        out: empty folder it writes to.
+        log: file for all the child prints; removed when it did not fail.
+        progress: told what the child tells.
+
+    Raises:
+        EdgewrightError: as of `run_child`.
+    """
+    run_child(stage, _request(stage, inputs, out, out, None), log, progress)
+    log.unlink()
 
 
 def outside_digest(path: Path) -> str:
@@ -190,7 +212,7 @@ def outside_digest(path: Path) -> str:
     if path.is_dir():
         digest = hashlib.sha256()
         for line in _listing(path):
-            digest.update(line.encode())
+            digest.update(os.fsencode(line))
         return digest.hexdigest()
     digest_of_file = file_sha256(path)
     if not digest_of_file:
@@ -200,24 +222,33 @@ def outside_digest(path: Path) -> str:
     return digest_of_file
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file beside its place and rename it, so that nobody sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+def _request(
+    stage: Stage, inputs: Mapping[str, Path], out: Path, debris: Path, code_path: Path | None
+) -> dict[str, Any]:
+    """What pipeline.worker is asked for."""
+    return {
+        "function": stage.function,
+        "inputs": {name: str(path) for name, path in inputs.items()},
+        "files": {name: str(path) for name, path in stage.files.items()},
+        "settings": stage.settings,
+        "processes": stage.processes,
+        "processor_s": stage.processor_s,
+        "out": str(out),
+        "debris": str(debris),
+        "code_path": str(code_path) if code_path else None,
+    }
 
 
 def _listing(folder: Path) -> Iterator[str]:
-    for root, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(root) / name
-            yield f"{path.relative_to(folder)} {_stat_line(path)}\n"
+    for name, entry in entries_below(folder):
+        yield f"{name} {_facts(entry.stat())}\n"
 
 
 def _stat_line(path: Path) -> str:
-    facts = path.stat()
+    return _facts(path.stat())
+
+
+def _facts(facts: os.stat_result) -> str:
     return f"{facts.st_size} bytes of {facts.st_mtime_ns}"
 
 

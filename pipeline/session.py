@@ -6,9 +6,11 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.build import needed, plan
 from pipeline.config import Settings, load_settings
+from pipeline.disk import explained
 from pipeline.packages import PACKAGES, require
 from pipeline.places import toolchain_at
 from pipeline.products import BuildTarget, published, resolve_targets, timed_target, variants_of
@@ -16,7 +18,7 @@ from pipeline.publish import publish
 from pipeline.report import load
 from pipeline.run import Decision, Listener, Run
 from pipeline.stage import Stage
-from pipeline.store import Entry, Store, explained
+from pipeline.store import Entry, Store
 from pipeline.wiring.report import report_stage
 from pipeline.wiring.request import Request
 from targets.checks import check_request, refused
@@ -50,13 +52,20 @@ class Session:
         path: the build file.
         allow_code: it may name Python code that is not edgewright's own.
         listener: told what happens.
+        overrides: dotted key → value that takes the place of the build file's.
 
     Raises:
         ConfigError: the build file is not valid, or names a device or toolchain there is not.
     """
 
-    def __init__(self, path: Path, allow_code: bool = False, listener: Listener | None = None) -> None:
-        self.settings: Settings = load_settings(path, allow_code)
+    def __init__(
+        self,
+        path: Path,
+        allow_code: bool = False,
+        listener: Listener | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.settings: Settings = load_settings(path, allow_code, overrides)
         self.folder = path.resolve().parent
         self.output = self._below(self.settings.project.output)
         self.targets: list[BuildTarget] = resolve_targets(self.settings, self.folder)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pipeline.sources import Facts, sources
+
 PACKAGES = ("pipeline", "calibration", "targets")
 ROOT = Path(__file__).parents[1]
 # Modules every stage imports but whose text cannot change what a stage computes.
 NOT_COMPUTING = frozenset({"targets.errors", "pipeline.stage"})
+
+# Native code over somebody's model: an hour of four cores is more than any of it needs.
+MOST_PROCESSOR_S = 4 * 3600
 
 Progress = Callable[[str, int, int], None]
 
@@ -47,6 +51,8 @@ class Stage:
         environment: variables set before the child process starts; they change speed, never results.
         processes: how many run the function side by side, for functions that share their work (pipeline.fit);
             part of the key, as batch norm sees each one's part of a batch.
+        processor_s: most seconds of processor time; for native code that works on somebody's model.
+        alone: it measures time on this machine, so that no other such stage may run beside it.
     """
 
     name: str
@@ -60,6 +66,8 @@ class Stage:
     modules: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     processes: int = 1
+    processor_s: int | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,19 +98,23 @@ def code_digest(stage: Stage) -> str:
     changed, not when its description did.
     """
     roots = (stage.function.partition(":")[0], *stage.modules)
-    lines = [f"{name} {_module_digest(name)}" for name in sorted(_reachable(roots))]
+    lines = [f"{name} {_facts(name).digest}" for name in sorted(_reachable(roots))]
+    sources().save()
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def tool_versions(tools: tuple[str, ...]) -> dict[str, str]:
     """Versions of installed distributions and of the Python that runs them."""
     versions = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for tool in tools:
-        try:
-            versions[tool] = importlib.metadata.version(tool)
-        except importlib.metadata.PackageNotFoundError:
-            versions[tool] = "not installed"
-    return versions
+    return versions | {tool: _version(tool) for tool in tools}
+
+
+@cache
+def _version(tool: str) -> str:
+    try:
+        return importlib.metadata.version(tool)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _reachable(roots: tuple[str, ...]) -> set[str]:
@@ -129,41 +141,12 @@ def _source(module: str) -> Path | None:
 
 
 @cache
-def _tree(module: str) -> ast.Module:
+def _facts(module: str) -> Facts:
     path = _source(module)
-    tree = ast.parse(path.read_text(encoding="utf-8") if path else "")
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and _is_docstring(body[0]):
-            body[0] = ast.Pass()
-    return tree
-
-
-def _is_docstring(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
-
-
-@cache
-def _module_digest(module: str) -> str:
-    return hashlib.sha256(ast.dump(_tree(module)).encode()).hexdigest()
+    return sources().facts(path.read_bytes() if path else b"")
 
 
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    names: set[str] = set()
-    for node in ast.walk(_tree(module)):
-        names.update(_named_by(node))
-    ours = {name for name in names if name.partition(".")[0] in PACKAGES}
-    return tuple(sorted(name for name in ours if _source(name) is not None))
-
-
-def _named_by(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-        yield node.module
-        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    ours = (name for name in _facts(module).names if name.partition(".")[0] in PACKAGES)
+    return tuple(name for name in ours if _source(name) is not None)

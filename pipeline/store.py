@@ -10,11 +10,11 @@ A store is a folder:
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from targets.errors import StoreError
+from pipeline.disk import explained
 from targets.toolchain import file_sha256
 
 ENTRY_SCHEMA = "edgewright.entry/1"
@@ -97,9 +97,9 @@ class Store:
         with explained(self.root):
             for name in ("objects", "work", "locks"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
-            probe = self.root / "work" / f".probe-{os.getpid()}"
-            probe.write_bytes(b"x")
-            probe.unlink()
+            with tempfile.NamedTemporaryFile(prefix=".probe-", dir=self.root / "work") as probe:
+                probe.write(b"x")
+                probe.flush()
 
     def find(self, key: str) -> Entry | None:
         """Return the entry of that key, or None when it is missing or not whole."""
@@ -110,8 +110,8 @@ class Store:
                 return None
             document["files"] = {name: (size, sha) for name, (size, sha) in document["files"].items()}
             entry = Entry(folder=folder, **document)
-            whole = all((entry.out / name).stat().st_size == size for name, (size, _) in entry.files.items())
-        except (OSError, ValueError, KeyError, TypeError):
+            whole = all(_is_there(entry.out, name, size) for name, (size, _) in entry.files.items())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         return entry if whole else None
 
@@ -124,6 +124,8 @@ class Store:
         """
         work = self.root / "work" / key
         with explained(self.root):
+            # A lock makes the folders it needs: where a disk went away, in the place it was mounted on.
+            (self.root / "locks").stat()
             lock = FileLock(str(self.root / "locks" / f"{key}.lock"))
             try:
                 lock.acquire(timeout=0)
@@ -133,7 +135,8 @@ class Store:
                 lock.acquire()
             try:
                 shutil.rmtree(work, ignore_errors=True)
-                (work / "out").mkdir(parents=True)
+                work.mkdir()
+                (work / "out").mkdir()
                 yield work
             finally:
                 shutil.rmtree(work, ignore_errors=True)
@@ -163,49 +166,33 @@ class Store:
             document = asdict(entry) | {"schema": ENTRY_SCHEMA}
             del document["folder"]
             (work / "entry.json").write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")
-            _sync(work)
+            _sync_all(work)
             entry.folder.parent.mkdir(parents=True, exist_ok=True)
             # Something is there only when it was found damaged: whoever holds the lock replaces it.
             shutil.rmtree(entry.folder, ignore_errors=True)
             work.rename(entry.folder)
-            _sync_folder(entry.folder.parent)
+            _sync(entry.folder.parent)
         return entry
 
     def _folder(self, key: str) -> Path:
         return self.root / "objects" / key[:2] / key
 
 
-@contextmanager
-def explained(where: Path) -> Iterator[None]:
-    """Turn what the operating system says about a disk into a StoreError that says how to mend it."""
-    reasons = {
-        errno.ENOSPC: ("the disk is full", "free some space, then run the same command again"),
-        errno.EDQUOT: ("the disk quota is used up", "free some space, then run the same command again"),
-        errno.EROFS: ("the file system is read-only", "choose another folder (project.store in build.toml)"),
-        errno.EACCES: ("no permission to write", "choose another folder, or change its permissions"),
-        errno.EPERM: ("no permission to write", "choose another folder, or change its permissions"),
-        errno.ENOTDIR: ("a file is where a folder should be", "move it away, or choose another folder"),
-        errno.EEXIST: ("a file is where a folder should be", "move it away, or choose another folder"),
-    }
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in reasons:
-            raise
-        what, mend = reasons[error.errno]
-        raise StoreError(what, where=str(error.filename or where), mend=mend) from error
+def _is_there(out: Path, name: str, size: int) -> bool:
+    """Whether an entry's file has its size; one that an entry claims outside of its folder never has."""
+    inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+    return inside and (out / name).stat().st_size == size
 
 
-def _sync(folder: Path) -> None:
+def _sync_all(folder: Path) -> None:
     for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-    _sync_folder(folder)
+        _sync(path)
+    _sync(folder)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """A file's contents, or the names in a folder, to the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

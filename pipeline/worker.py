@@ -24,9 +24,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from pipeline.disk import explained
 from pipeline.launcher import launch
+from pipeline.limits import hold, is_memory_short
 from pipeline.stage import Context
-from pipeline.store import explained
 from targets.errors import EdgewrightError, StageError, described
 
 PR_SET_PDEATHSIG = 1
@@ -73,6 +74,7 @@ def _import_ours(module: str) -> None:
 
 def _be_stage(request: dict[str, Any], server: int, events: IO[str]) -> None:
     _die_with(server)
+    hold(request["processor_s"])
     os.environ.clear()
     os.environ.update(request["environment"])
     with Path(request["log"]).open("wb") as log, Path(os.devnull).open("rb") as nothing:
@@ -90,16 +92,17 @@ def _attempt(
         return work(request, events)
     except EdgewrightError as error:
         return {"error": described(error)}
-    except MemoryError:
-        return {"error": described(OUT_OF_MEMORY)}
     except Exception as bug:  # the last line of defence: a bug becomes a message and a log, not a hang
         traceback.print_exc()
+        if is_memory_short(bug):
+            return {"error": described(OUT_OF_MEMORY)}
         return {"crash": f"{type(bug).__name__}: {bug}"}
 
 
 def _be_member(request: dict[str, Any]) -> NoReturn:
     """One of several: leave the last word and go at once; threads may wait for the others for ever."""
     _die_with(request["parent"])
+    hold(request["processor_s"])
     try:
         with os.fdopen(request["events"], "w", encoding="utf-8", buffering=1) as events:
             word = _attempt(_run, request, events)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Sequence
 from packaging.specifiers import SpecifierSet
 
 from targets.conventions import check_convention, is_quantized
-from targets.errors import CapabilityError
+from targets.errors import CapabilityError, ModelError
 from targets.onnxfile import read_onnx
 from targets.operators import check_operators, check_refused, load_table
 from targets.violation import Violation
@@ -182,7 +182,12 @@ def _memory(model: onnx.ModelProto, memory_mib: Sequence[int]) -> Violation | No
 def _element_bytes(tensor: onnx.TensorProto) -> int:
     from onnx import helper
 
-    return helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    try:
+        return helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except (KeyError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"tensor {tensor.name!r} is of the unknown type {tensor.data_type}", mend="export the model again"
+        ) from error
 
 
 def _dynamic_inputs(graph: onnx.GraphProto) -> list[str]:

@@ -19,7 +19,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Part", "read_data_file", "schema_of"]
+__all__ = ["Part", "read_data_file", "read_text", "schema_of"]
+
+LARGEST_TOML = 1 << 20
 
 
 class Part(BaseModel):
@@ -43,8 +45,8 @@ def read_data_file(path: Path, model: type[Table], kind: str) -> Table:
         ConfigError: it cannot be read, or has an unknown key or an impossible value.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        table = tomllib.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"the {kind} cannot be read: {error}", where=str(path), mend="give a readable TOML file"
         ) from error
@@ -57,6 +59,20 @@ def read_data_file(path: Path, model: type[Table], kind: str) -> Table:
             where=str(path),
             mend="docs/targets.md explains every key",
         ) from error
+
+
+def read_text(path: Path, largest: int = LARGEST_TOML) -> str:
+    """Return the text of a file that people write, unless it is larger than any of them.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no UTF-8 text, or larger.
+    """
+    with path.open("rb") as stream:
+        content = stream.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(f"it has more than {largest:,} bytes")
+    return content.decode("utf-8")
 
 
 def schema_of(model: type[Part]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ MAGIC = b"EWPACK1\n"
 PACKED_SCHEMA = "edgewright.packed/1"
 # Restored files beyond this are refused; ONNX itself ends at 2 GiB.
 LARGEST = 1 << 31
+# As JSON it takes some twenty times its bytes in memory; a channel is about five.
+LONGEST_HEADER = 1 << 24
 LENGTHS = struct.Struct("<QI")
 
 
@@ -88,6 +90,8 @@ def unpack(data: bytes, where: str = "packed model", largest: int = LARGEST) -> 
         TypeError,
         OverflowError,
         RecursionError,
+        AttributeError,
+        MemoryError,
         struct.error,
         zlib.error,
     ) as error:
@@ -103,6 +107,8 @@ def _unpack(data: bytes, largest: int) -> bytes:
     start = len(MAGIC) + LENGTHS.size
     if stream_bytes > len(data) - start:
         raise ValueError("it is cut short")
+    if header_bytes > LONGEST_HEADER:
+        raise ValueError(f"its header has {header_bytes} bytes")
     stream = _inflate(data[start : start + stream_bytes], largest)
     header, skeleton = json.loads(stream[:header_bytes].decode("utf-8")), stream[header_bytes:]
     spans = _spans(header, len(skeleton), largest)

@@ -12,7 +12,7 @@ import importlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Mapping, Protocol
+from typing import TYPE_CHECKING, Any, Mapping, Protocol
 
 from targets.errors import ModelError, ToolchainMissing
 from targets.private import use_packages
@@ -117,31 +117,37 @@ class Engine:
         path = folder / ENGINE_FILE
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            schema = document.pop("schema", None)
+            engine = cls._of(folder, document) if schema == ENGINE_SCHEMA else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(
                 f"not an engine folder: {error}", where=str(path), mend="compile the model again"
             ) from error
-        if document.pop("schema", None) != ENGINE_SCHEMA:
+        if engine is None:
             raise ModelError(
                 f"engine.json is not of schema {ENGINE_SCHEMA}",
                 where=str(path),
                 mend="compile the model again with this version of edgewright",
             )
-        document["options"] = EngineOptions(**document["options"])
-        for side in ("inputs", "outputs"):
-            document[side] = tuple(
-                TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"])) for spec in document[side]
-            )
-        document["notes"] = tuple(document["notes"])
-        engine = cls(folder=folder, **document)
         for name, digest in engine.files.items():
-            if Path(name).name != name or file_sha256(folder / name) != digest:
+            if Path(name).name != name or "\0" in name or file_sha256(folder / name) != digest:
                 raise ModelError(
                     "an engine file changed since it was compiled",
                     where=str(folder / name),
                     mend="compile the model again",
                 )
         return engine
+
+    @classmethod
+    def _of(cls, folder: Path, document: dict[str, Any]) -> Engine:
+        document["options"] = EngineOptions(**document["options"])
+        for side in ("inputs", "outputs"):
+            document[side] = tuple(
+                TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"])) for spec in document[side]
+            )
+        document["notes"] = tuple(document["notes"])
+        document["files"] = dict(document["files"].items())
+        return cls(folder=folder, **document)
 
 
 @dataclass(frozen=True)

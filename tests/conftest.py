@@ -85,7 +85,6 @@ LONGEST = (
     "test_remote",
     "test_remote_build",
     "test_report",
-    "test_resume",
     "test_extras_build",
     "test_family",
     "test_cli",

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipeline.commands.options import ALLOW_CODE, AS_JSON
+from pipeline.commands.options import ALLOW_CODE, AS_JSON, OVERRIDES
 
 
 @click.command()
@@ -25,11 +25,23 @@ def init(folder: Path) -> None:
 
 @click.command()
 @click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
+@OVERRIDES
 @ALLOW_CODE
 @AS_JSON
 @click.option("--in-docker", is_flag=True, help="Build in the toolchain's image, by Docker or Podman.")
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Of a Dask cluster that takes statistics over many images."
+)
 @click.pass_context
-def build(ctx: click.Context, build_file: Path, allow_code: bool, as_json: bool, in_docker: bool) -> None:
+def build(
+    ctx: click.Context,
+    build_file: Path,
+    overrides: tuple[str, ...],
+    allow_code: bool,
+    as_json: bool,
+    in_docker: bool,
+    scheduler: str | None,
+) -> None:
     """Do everything BUILD_FILE asks for that is not done yet.
 
     Example: edgewright build examples/footwear/build.toml
@@ -38,32 +50,40 @@ def build(ctx: click.Context, build_file: Path, allow_code: bool, as_json: bool,
         from pipeline.verbs.container import build_in_container
 
         flags = ["--allow-code"] * allow_code + ["--json"] * as_json
+        flags += [flag for each in overrides for flag in ("--set", each)]
         ctx.exit(build_in_container(build_file, flags, allow_code))
+    if scheduler:
+        from pipeline.cluster import join_cluster
+
+        join_cluster(scheduler)
+    from pipeline.config.overrides import parse_overrides
     from pipeline.session import Session
     from pipeline.verbs.console import listening
     from pipeline.verbs.summary import build_document, build_text
 
     with listening() as listener:
-        session = Session(build_file, allow_code, listener)
+        session = Session(build_file, allow_code, listener, parse_overrides(overrides))
         result = session.build()
     click.echo(json.dumps(build_document(result), indent=1) if as_json else build_text(result))
 
 
 @click.command()
 @click.argument("build_file", type=click.Path(path_type=Path), default="build.toml")
+@OVERRIDES
 @ALLOW_CODE
 @AS_JSON
-def explain(build_file: Path, allow_code: bool, as_json: bool) -> None:
+def explain(build_file: Path, overrides: tuple[str, ...], allow_code: bool, as_json: bool) -> None:
     """Say for every stage what a build would do now, and which part of its key differs.
 
     Example: edgewright explain examples/footwear/build.toml
     """
     from dataclasses import asdict
 
+    from pipeline.config.overrides import parse_overrides
     from pipeline.session import Session
     from pipeline.verbs.summary import decisions_text
 
-    decisions = Session(build_file, allow_code).explain()
+    decisions = Session(build_file, allow_code, overrides=parse_overrides(overrides)).explain()
     if as_json:
         click.echo(json.dumps([asdict(decision) for decision in decisions], indent=1))
     else:

@@ -20,6 +20,13 @@ ALLOW_CODE = click.option(
 )
 HOST = click.option("--host", metavar="URL", help="ssh://user@name:port of the device: do it there.")
 PYTHON = click.option("--python", default="python3", show_default=True, help="The Python on the host.")
+OVERRIDES = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="In place of what the build file says, as in student.macs=0.5; may be given several times.",
+)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 

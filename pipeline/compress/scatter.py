@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.cluster import clustered, over_shards
 from pipeline.compress.readers import Reader, distinct, watch_inputs
 
 # (logits [N, outputs], labels [N]) → what the features are to explain [N, K]
@@ -21,6 +23,8 @@ Targets = Callable[[Tensor, Tensor], Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
 # Columns from which on a product is quicker in two parts.
 WIDE = 128
+# Batches a worker of a cluster sees at a time.
+SHARD = 16
 
 
 @dataclass
@@ -128,11 +132,10 @@ def one_hot(classes: int) -> Targets:
     return targets
 
 
-@torch.no_grad()
 def collect(
     network: nn.Module, readers: Mapping[str, Sequence[Reader]], batches: Batches, targets: Targets
 ) -> dict[str, Scatter]:
-    """Statistics of every group's feature maps against targets, in one pass.
+    """Statistics of every group's feature maps against targets, in one pass; on a cluster where there is one.
 
     Args:
         network: evaluated.
@@ -143,6 +146,22 @@ def collect(
     Returns:
         leader → statistics of the features as `pooled` lays them out.
     """
+    if not clustered():
+        return collect_part(network, readers, targets, batches)
+    listed = list(batches)
+    shards = [listed[start : start + SHARD] for start in range(0, len(listed), SHARD)]
+    found: dict[str, Scatter] = {}
+    for part in over_shards(partial(collect_part, network, readers, targets), shards):
+        for leader, scatter in part.items():
+            join(found, leader, scatter)
+    return found
+
+
+@torch.no_grad()
+def collect_part(
+    network: nn.Module, readers: Mapping[str, Sequence[Reader]], targets: Targets, batches: Batches
+) -> dict[str, Scatter]:
+    """The statistics of some of the images; `join` puts those of several together."""
     found: dict[str, Scatter] = {}
     layers = [reader.layer for group in readers.values() for reader in group]
     network.eval()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pipeline.config.overrides import overridden
 from pipeline.config.settings import Settings
+from targets.datafile import read_text
 from targets.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -17,35 +20,54 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-OWN_CODE = ("pipeline.",)
+OWN_CODE = ("pipeline.zoo:", "pipeline.zoo.")
 
 
-def load_settings(path: Path, allow_code: bool = False) -> Settings:
+def load_settings(
+    path: Path, allow_code: bool = False, overrides: Mapping[str, Any] | None = None
+) -> Settings:
     """Read and validate a build file.
 
     Args:
         path: the .toml file.
         allow_code: the build file may name a Python factory that is not edgewright's own.
+        overrides: dotted key → value that takes the place of the file's, as in {"student.macs": 0.5}.
 
     Raises:
         ConfigError: unreadable, not TOML, an unknown key, a wrong value, or code that was not allowed.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(
-            "there is no such build file", where=str(path), mend="write one with: edgewright init"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"cannot read the build file: {error.strerror}", where=str(path)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not valid TOML: {error}", where=str(path), mend="correct that line") from error
+    document = read_toml(path, "build file", "write one with: edgewright init")
+    if overrides:
+        document = overridden(document, overrides)
     try:
         settings = Settings.model_validate(document)
     except ValidationError as error:
-        raise _explain(error, path) from error
+        raise explain(
+            error, path, Settings, "build file", "correct these keys; docs/build-file.md lists every key"
+        ) from error
     _check_code(settings, path, allow_code)
     return settings
+
+
+def read_toml(path: Path, what: str, absent: str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Args:
+        path: of the file.
+        what: it is called in messages.
+        absent: how to mend that there is none.
+
+    Raises:
+        ConfigError: missing, unreadable or not TOML.
+    """
+    try:
+        return tomllib.loads(read_text(path))
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no such {what}", where=str(path), mend=absent) from error
+    except OSError as error:
+        raise ConfigError(f"cannot read the {what}: {error.strerror}", where=str(path)) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"not valid TOML: {error}", where=str(path), mend="correct that line") from error
 
 
 def _check_code(settings: Settings, path: Path, allow_code: bool) -> None:
@@ -65,13 +87,21 @@ def _check_code(settings: Settings, path: Path, allow_code: bool) -> None:
             )
 
 
-def _explain(error: ValidationError, path: Path) -> ConfigError:
-    """One message for all that is wrong: the key's path, what was found, what is allowed."""
+def explain(error: ValidationError, path: Path, model: type[BaseModel], what: str, mend: str) -> ConfigError:
+    """One message for all that is wrong in a file: the key's path, what was found, what is allowed.
+
+    Args:
+        error: of the validation.
+        path: of the file.
+        model: what it is validated as.
+        what: it is called.
+        mend: what to do.
+    """
     problems = []
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
         if item["type"] == "extra_forbidden":
-            problems.append(f"{key}: unknown key{_suggest(item['loc'])}")
+            problems.append(f"{key}: unknown key{_suggest(model, item['loc'])}")
         elif item["type"] == "missing":
             problems.append(f"{key}: missing")
         elif item["type"] == "value_error":
@@ -79,16 +109,12 @@ def _explain(error: ValidationError, path: Path) -> ConfigError:
         else:
             message = item["msg"][0].lower() + item["msg"][1:]
             problems.append(f"{key}: found {item['input']!r:.80}; {message}")
-    return ConfigError(
-        "the build file is not valid:\n" + "\n".join(f"    {problem}" for problem in problems),
-        where=str(path),
-        mend="correct these keys; docs/build-file.md lists every key",
-    )
+    listed = "\n".join(f"    {problem}" for problem in problems)
+    return ConfigError(f"the {what} is not valid:\n{listed}", where=str(path), mend=mend)
 
 
-def _suggest(location: tuple[int | str, ...]) -> str:
+def _suggest(model: Any, location: tuple[int | str, ...]) -> str:
     """What the user may have meant by an unknown key, from the schema."""
-    model: Any = Settings
     for part in location[:-1]:
         if isinstance(part, int):
             continue

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zlib import error as ZlibError
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.source import ArraySource, Images
 from targets.errors import DataError
+from targets.npz import read_npz
 
-MOST_UNPACKED_BYTES = 32 << 30
 LABELLING = ("labels", "test_labels", "classes")
 
 
@@ -25,26 +23,7 @@ def npz_file(path: Path, licence: str, outputs: Sequence[str] | None = None) -> 
     Raises:
         DataError: missing, not .npz, hostile (pickled or huge members), or arrays that do not fit.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > MOST_UNPACKED_BYTES:
-            raise DataError(
-                f"the file unpacks to {unpacked:,} bytes, more than {MOST_UNPACKED_BYTES:,}",
-                where=str(path),
-                mend="use a folder of images",
-            )
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except FileNotFoundError as error:
-        raise DataError("there is no such file", where=str(path), mend="correct data.path") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, ZlibError) as error:
-        raise DataError(
-            f"cannot read the .npz file: {error}",
-            where=str(path),
-            mend="write it with numpy.savez, plain arrays only",
-        ) from error
-    return _from(arrays, path.stem, f"file {path.name}", licence, outputs)
+    return _from(read_npz(path), path.stem, f"file {path.name}", licence, outputs)
 
 
 def python_factory(factory: str, licence: str, outputs: Sequence[str] | None = None) -> ArraySource:
@@ -87,7 +66,7 @@ def from_arrays(arrays: Mapping[str, Any], name: str, origin: str, licence: str)
         labels = np.concatenate([labels, _labels(arrays, "test_labels", "test_images", origin)])
     images, own_test = _all_images(arrays, origin)
     highest = int(labels.max())
-    classes = tuple(str(item) for item in arrays.get("classes", [str(i) for i in range(highest + 1)]))
+    classes = _classes(arrays, highest, len(labels), origin)
     if highest >= len(classes) or labels.min() < 0:
         raise DataError(
             f"labels go from {labels.min()} to {highest}, but there are {len(classes)} classes", where=origin
@@ -128,6 +107,19 @@ def _from(
     return from_unlabelled(arrays, name, origin, licence, outputs)
 
 
+def _classes(arrays: Mapping[str, Any], highest: int, images: int, origin: str) -> tuple[str, ...]:
+    """Names of the classes; their numbers where there are no names."""
+    if "classes" in arrays:
+        return tuple(str(item) for item in np.ravel(arrays["classes"]))
+    if highest >= images:
+        raise DataError(
+            f"labels go up to {highest} for {images} images",
+            where=origin,
+            mend="number the classes from 0, or name them in an array classes",
+        )
+    return tuple(str(number) for number in range(highest + 1))
+
+
 def _all_images(arrays: Mapping[str, Any], origin: str) -> tuple[Images, int]:
     """All images, the data set's own test images last, and how many those are."""
     images = _images(arrays, "images", origin)
@@ -159,7 +151,7 @@ def _images(arrays: Mapping[str, Any], name: str, origin: str) -> Images:
 
 
 def _labels(arrays: Mapping[str, Any], name: str, images: str, origin: str) -> NDArray[np.int64]:
-    labels, count = _array(arrays, name, origin), len(_array(arrays, images, origin))
+    labels, count = _array(arrays, name, origin), len(np.atleast_1d(_array(arrays, images, origin)))
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise DataError(
             f"{name} is {labels.dtype}{list(labels.shape)} for {count} images",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.source import Description, Images
+from pipeline.listing import FileList
 from pipeline.packages import PACKAGES
 from targets.errors import DataError, ToolchainMissing
 
@@ -18,6 +20,21 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
+# What Pillow raises on damaged files, by format.
+BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+)
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm"})
 
 
@@ -39,7 +56,7 @@ class FolderSource(Description):
         return np.stack([self._decode(self.files[index]) for index in indices])
 
     def _decode(self, path: Path) -> Images:
-        image = _open_image(path).convert("L" if self.channels == 1 else "RGB")
+        image = _open_image(path, "L" if self.channels == 1 else "RGB")
         height, width = self.size
         if self.resize:
             image = image.resize((width, height))
@@ -75,17 +92,13 @@ def image_folder(folder: Path, resize: tuple[int, int] | None, licence: str) -> 
             mend="put the images of each class into a folder named after it; "
             "for images without labels set data.labelled = false",
         )
-    files: list[Path] = []
-    labels: list[int] = []
-    counts = []
-    for part in parts:
-        for label, name in enumerate(classes):
-            found = _images_below(part / name, f"class {name!r}")
-            files.extend(found)
-            labels.extend([label] * len(found))
-        counts.append(len(files))
-    own_test = counts[-1] - counts[0]
-    return _source(folder, files, classes, np.array(labels, np.int64), own_test, resize, licence)
+    within = {
+        (part / name).relative_to(folder).as_posix(): f"class {name!r}" for part in parts for name in classes
+    }
+    files, counts = _images_below(folder, within)
+    labels = np.repeat(np.arange(len(within), dtype=np.int64) % len(classes), counts)
+    own_test = sum(counts[len(classes) :])
+    return _source(folder, files, classes, labels, own_test, resize, licence)
 
 
 def unlabelled_folder(
@@ -110,10 +123,9 @@ def unlabelled_folder(
             where=str(parts[0]),
             mend="remove data.labelled and data.classes to use the labels, or rename the folders",
         )
-    found = [_images_below(part, f"the folder {part.name!r}") for part in parts]
-    files = [path for part in found for path in part]
-    own_test = len(files) - len(found[0])
-    return _source(folder, files, tuple(outputs), None, own_test, resize, licence)
+    within = {part.relative_to(folder).as_posix(): f"the folder {part.name!r}" for part in parts}
+    files, counts = _images_below(folder, within)
+    return _source(folder, files, tuple(outputs), None, sum(counts[1:]), resize, licence)
 
 
 def loose_images(folder: Path, size: tuple[int, int], channels: int) -> FolderSource:
@@ -136,7 +148,7 @@ def loose_images(folder: Path, size: tuple[int, int], channels: int) -> FolderSo
         classes=(),
         labels=None,
         own_test=0,
-        files=_images_below(folder, "the folder"),
+        files=_images_below(folder, {".": "the folder"})[0],
         channels=channels,
         size=size,
         resize=True,
@@ -175,15 +187,29 @@ def _source(
     )
 
 
-def _images_below(folder: Path, what: str) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise DataError(
-            f"{what} has no images",
-            where=str(folder),
-            mend=f"add images ({', '.join(sorted(IMAGE_SUFFIXES))}), or remove the folder",
-        )
-    return found
+def _images_below(folder: Path, within: Mapping[str, str]) -> tuple[FileList, list[int]]:
+    """The image files of some folders, and how many each has.
+
+    Args:
+        folder: that they lie in.
+        within: their names there → what they are called in messages.
+
+    Raises:
+        DataError: one of them has none.
+    """
+    found, counts = FileList.below(folder, list(within), _is_image)
+    for (name, what), count in zip(within.items(), counts, strict=True):
+        if not count:
+            raise DataError(
+                f"{what} has no images",
+                where=str(folder / name),
+                mend=f"add images ({', '.join(sorted(IMAGE_SUFFIXES))}), or remove the folder",
+            )
+    return found, counts
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _first_image(path: Path) -> tuple[int, tuple[int, int]]:
@@ -192,16 +218,18 @@ def _first_image(path: Path) -> tuple[int, tuple[int, int]]:
     return (1 if image.mode in ("1", "L", "I", "I;16", "F") else 3), (height, width)
 
 
-def _open_image(path: Path) -> Image.Image:
+def _open_image(path: Path, mode: str | None = None) -> Image.Image:
+    """Decode an image, by what is in the file; in a mode of Pillow's, or its own."""
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError as error:
         raise ToolchainMissing("reading image files needs Pillow", mend=PACKAGES["pillow"].install) from error
     try:
-        image = Image.open(path)
+        # Pillow would take others too, and hand PostScript to another program.
+        image = Image.open(path, formats=FORMATS)
         image.load()
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
+        return image.convert(mode) if mode else image
+    except (Image.DecompressionBombError, *BROKEN) as error:
         raise DataError(
             f"cannot read an image: {error}", where=str(path), mend="repair or remove the file"
         ) from error
-    return image

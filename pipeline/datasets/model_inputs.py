@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from pipeline.datasets.folders import loose_images
 from pipeline.datasets.prepared import PreparedBatches
 from targets.batches import batch_size
 from targets.errors import DataError
+from targets.npz import read_npz
 from targets.preprocess import Preprocess
 from targets.toolchain import TensorSpec
 
@@ -92,27 +92,20 @@ def load_inputs(
 
 def _from_arrays(path: Path, specs: Sequence[TensorSpec], samples: int) -> PreparedBatches:
     wanted = ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs)
-    if not zipfile.is_zipfile(path):
-        raise DataError("not an .npz file", where=str(path), mend="write the inputs with numpy.savez")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [spec.name for spec in specs if spec.name not in archive]
-            if missing:
-                raise DataError(
-                    f"the file has {', '.join(archive.files) or 'no arrays'}, but not {', '.join(missing)}",
-                    where=str(path),
-                    mend=f"the model wants {wanted}, with as many rows as there are inputs",
-                )
-            arrays = {spec.name: archive[spec.name] for spec in specs}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    found = read_npz(path)
+    missing = [spec.name for spec in specs if spec.name not in found]
+    if missing:
         raise DataError(
-            f"cannot read the arrays: {error}", where=str(path), mend="write them with numpy.savez"
-        ) from error
+            f"the file has {', '.join(found) or 'no arrays'}, but not {', '.join(missing)}",
+            where=str(path),
+            mend=f"the model wants {wanted}, with as many rows as there are inputs",
+        )
+    arrays = {spec.name: found[spec.name] for spec in specs}
     misfits = [spec.name for spec in specs if not _fits(arrays[spec.name], spec)]
     if misfits:
-        found = ", ".join(f"{name} {arrays[name].dtype} {list(arrays[name].shape)}" for name in misfits)
+        unfit = ", ".join(f"{name} {arrays[name].dtype} {list(arrays[name].shape)}" for name in misfits)
         raise DataError(
-            f"the file has {found}",
+            f"the file has {unfit}",
             where=str(path),
             mend=f"the model wants {wanted}, with as many rows as there are inputs",
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -43,6 +44,25 @@ class PreparedBatches(Sequence[Arrays]):
         rows = len(next(iter(self.arrays.values()))) if self.rows is None else len(self.rows)
         return rows // self.size
 
+    def cut(self, batches: int) -> list[PreparedBatches]:
+        """Parts of at most so many batches, which hold the same ones in the same order."""
+        rows = np.arange(self.inputs) if self.rows is None else self.rows[: self.inputs]
+        step = batches * self.size
+        return [replace(self, rows=rows[start : start + step]) for start in range(0, len(rows), step)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: of arrays on disk their files, not what is in them."""
+        arrays = {name: _file_of(array) or array for name, array in self.arrays.items()}
+        return self.__dict__ | {"arrays": arrays}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open those files again."""
+        state["arrays"] = {
+            name: np.load(array, mmap_mode="r") if isinstance(array, Path) else array
+            for name, array in state["arrays"].items()
+        }
+        self.__dict__.update(state)
+
     @overload
     def __getitem__(self, index: int) -> Arrays: ...
 
@@ -58,3 +78,11 @@ class PreparedBatches(Sequence[Arrays]):
         start, end = index * self.size, (index + 1) * self.size
         chosen = slice(start, end) if self.rows is None else self.rows[start:end]
         return {name: self.prepare(array[chosen]) for name, array in self.arrays.items()}
+
+
+def _file_of(array: NDArray[Any]) -> Path | None:
+    """The .npy file a memory-mapped array is the whole of."""
+    if not isinstance(array, np.memmap) or array.filename is None:
+        return None
+    path = Path(array.filename)
+    return path if path.stat().st_size == array.offset + array.nbytes else None

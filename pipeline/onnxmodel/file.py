@@ -11,14 +11,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pipeline.onnxmodel.tensors import all_graphs, all_tensors, data_name, load_external_data, stored_bytes
+from pipeline.onnxmodel.extent import objection
+from pipeline.onnxmodel.tensors import all_tensors, data_name, load_external_data, stored_bytes
 from targets.errors import ModelError
 from targets.tensors import one_line
 from targets.toolchain import TensorSpec
 
 MAX_BYTES = 2**31 - 1  # what one protobuf message can hold
-MAX_NODES = 100_000
-MAX_ELEMENTS = 2**31 - 1  # of one input or output, for one sample
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
 
@@ -59,13 +58,15 @@ def read_model(path: Path, *, max_bytes: int = MAX_BYTES) -> onnx.ModelProto:
             external data are missing, too short or outside its folder; a weight is NaN or infinite.
     """
     model = _parse(path, max_bytes)
-    _check_extent(model, path)
+    objected = objection(model, (*graph_inputs(model.graph), *model.graph.output))
+    if objected:
+        raise _unreadable(path, objected)
     load_external_data(model, path, max_bytes - path.stat().st_size)
     for tensor in all_tensors(model):
         _check_values(tensor, path)
     try:
         onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, ValueError) as error:
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise _unreadable(path, f"the ONNX checker refuses the model: {one_line(error)}") from error
     return model
 
@@ -79,7 +80,9 @@ def data_files(path: Path) -> dict[str, Path]:
         model = onnx.load(path, load_external_data=False)
     except (OSError, google.protobuf.message.DecodeError):
         return {}
-    names = sorted({name for tensor in all_tensors(model) if (name := data_name(tensor))})
+    names = sorted(
+        {name for tensor in all_tensors(model) if "\0" not in (name := data_name(tensor)) and name}
+    )
     return {name: path.parent / name for name in names if (path.parent / name).is_file()}
 
 
@@ -143,7 +146,13 @@ def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
             mend="export the model with tensors of a stated shape as inputs and outputs",
         )
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim)
-    return TensorSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name, shape)
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    except (KeyError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"{value.name!r} is of the unknown type {kind.elem_type}", where=value.name
+        ) from error
+    return TensorSpec(str(value.name), dtype, shape)
 
 
 def is_float(element_type: int) -> bool:
@@ -160,7 +169,12 @@ def _shaped_outputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """Return the outputs; an exporter may leave out shapes that inference finds."""
     if all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
         return list(model.graph.output)
-    return list(onnx.shape_inference.infer_shapes(model).graph.output)
+    try:
+        return list(onnx.shape_inference.infer_shapes(model).graph.output)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"shapes cannot be inferred: {one_line(error)}", mend="simplify or export the model again"
+        ) from error
 
 
 def _parse(path: Path, max_bytes: int) -> onnx.ModelProto:
@@ -184,19 +198,6 @@ def _parse(path: Path, max_bytes: int) -> onnx.ModelProto:
     return model
 
 
-def _check_extent(model: onnx.ModelProto, path: Path) -> None:
-    nodes = sum(len(graph.node) for graph in all_graphs(model))
-    if nodes > MAX_NODES:
-        raise _unreadable(path, f"the model has {nodes:,} nodes, more than the {MAX_NODES:,} taken at most")
-    for value in (*graph_inputs(model.graph), *model.graph.output):
-        dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value")]
-        elements = 1
-        for size in dims:
-            elements *= size
-        if min(dims, default=1) < 0 or elements > MAX_ELEMENTS:
-            raise _unreadable(path, f"{value.name!r} has the impossible shape {dims}")
-
-
 def _check_values(tensor: onnx.TensorProto, path: Path) -> None:
     """Refuse a tensor whose data do not fill its shape, a NaN, and an infinity among weights.
 
@@ -204,7 +205,7 @@ def _check_values(tensor: onnx.TensorProto, path: Path) -> None:
     """
     try:
         values: NDArray[np.generic] = onnx.numpy_helper.to_array(tensor)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, MemoryError) as error:
         raise _unreadable(path, f"tensor {tensor.name!r} is malformed: {one_line(error)}") from error
     if not is_float(tensor.data_type):
         return

@@ -59,7 +59,7 @@ def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
         value.type.tensor_type.ClearField("shape")
     try:
         return onnx.shape_inference.infer_shapes(copy, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"shapes cannot be inferred: {one_line(error)}", mend="simplify or export the model again"
         ) from error
@@ -95,7 +95,14 @@ def _node_macs(node: onnx.NodeProto, shapes: Shapes) -> int:
             where=f"{node.op_type} {node.name or node.output[0]}",
             mend="simplify or export the model again with fixed sizes",
         )
-    return COUNTERS[node.op_type](node, shapes)
+    try:
+        return COUNTERS[node.op_type](node, shapes)
+    except IndexError as error:
+        raise ModelError(
+            f"{node.op_type} {node.name or node.output[0]!r} has an input of too few dimensions",
+            where=node.name,
+            mend="export the model again",
+        ) from error
 
 
 def _conv(node: onnx.NodeProto, shapes: Shapes) -> int:

@@ -74,7 +74,8 @@ def load_external_data(model: onnx.ModelProto, path: Path, max_bytes: int) -> No
 
 def data_name(tensor: onnx.TensorProto) -> str:
     """What a tensor calls the file it lies in; "" for one that lies in the model itself."""
-    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    # What is no UTF-8 comes as bytes.
+    return next((str(entry.value) for entry in tensor.external_data if entry.key == "location"), "")
 
 
 def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipeline.disk import write_whole
 from pipeline.release.manifest import Manifest
-from pipeline.run import write_whole
 from targets.toolchain import file_sha256
 
 SUMS, FEED = "SHA256SUMS", "releases.json"

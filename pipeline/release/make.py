@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from pipeline.disk import explained
 from pipeline.products import BuildTarget
 from pipeline.release.bundle import Wish, bundle_name, refuse_strange_name, write_bundle
 from pipeline.release.concerns import concerns_of, require_accepted
@@ -23,7 +24,6 @@ from pipeline.release.openssf import require_key, sign_folder, signature_name
 from pipeline.release.source import Build, open_build
 from pipeline.run import Decision
 from pipeline.session import Session
-from pipeline.store import explained
 from targets.bundle.listing import MANIFEST
 from targets.errors import ConfigError
 

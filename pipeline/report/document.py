@@ -9,8 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.record import RECORD_SCHEMA, Record, Structure
+from targets.datafile import read_text
 from targets.errors import ConfigError, StageError
 
+LARGEST_RECORD = 256 << 20
 MOST_FAULTS_SHOWN = 5
 
 
@@ -127,7 +129,7 @@ def _misfits(structure: Structure) -> list[str]:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        return json.loads(read_text(path, LARGEST_RECORD), parse_constant=_refuse)
     except OSError as error:
         raise ConfigError(
             f"cannot read the build record: {error.strerror or error}",

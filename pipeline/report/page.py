@@ -61,7 +61,7 @@ def render_scores(structure: Structure, project: str, edgewright_version: str, f
 
     networks = ["teacher", *(student.network for student in structure.students)]
     shown = {"structure": view(structure, networks), "project": project}
-    _render_alone("scores", folder, shown | {"edgewright_version": edgewright_version})
+    render_alone("scores", folder, shown | {"edgewright_version": edgewright_version})
 
 
 def render_paths(paths: Paths, project: str, edgewright_version: str, folder: Path) -> None:
@@ -79,7 +79,7 @@ def render_paths(paths: Paths, project: str, edgewright_version: str, folder: Pa
     from pipeline.report.paths import view
 
     shown = {"paths": view(paths), "project": project}
-    _render_alone("paths", folder, shown | {"edgewright_version": edgewright_version})
+    render_alone("paths", folder, shown | {"edgewright_version": edgewright_version})
 
 
 def render_triage(triage: Triage, project: str, edgewright_version: str, folder: Path) -> None:
@@ -97,7 +97,7 @@ def render_triage(triage: Triage, project: str, edgewright_version: str, folder:
     from pipeline.report.triage import view
 
     shown = {"triage": view(triage), "project": project}
-    _render_alone("triage", folder, shown | {"edgewright_version": edgewright_version})
+    render_alone("triage", folder, shown | {"edgewright_version": edgewright_version})
 
 
 def render_trend(folder: Path, out: Path, edgewright_version: str) -> None:
@@ -114,10 +114,10 @@ def render_trend(folder: Path, out: Path, edgewright_version: str) -> None:
     """
     from pipeline.report.trend import view
 
-    _render_alone("trend", out, {"trend": view(folder), "version": edgewright_version})
+    render_alone("trend", out, {"trend": view(folder), "version": edgewright_version})
 
 
-def _render_alone(name: str, folder: Path, context: Mapping[str, Any]) -> None:
+def render_alone(name: str, folder: Path, context: Mapping[str, Any]) -> None:
     """Write a page that is no part of a build's report."""
     _write(folder, {f"{name}.html": _environment().get_template(f"{name}.html.j2").render(context)})
 

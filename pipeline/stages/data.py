@@ -88,8 +88,12 @@ def read_images(folder: Path) -> NDArray[np.generic]:
 
 def evenly(images: NDArray[np.generic], count: int) -> NDArray[np.generic]:
     """At most `count` images, spread evenly over all of them."""
-    count = min(count, len(images))
-    return np.asarray(images[np.linspace(0, len(images) - 1, count).round().astype(int)])
+    return np.asarray(images[evenly_spread(len(images), count)])
+
+
+def evenly_spread(total: int, count: int) -> NDArray[np.intp]:
+    """At most `count` of so many places, spread evenly over all of them."""
+    return np.asarray(np.linspace(0, total - 1, min(count, total)).round(), np.intp)
 
 
 def _open(settings: Mapping[str, Any], path: Path | None) -> Source:

@@ -10,7 +10,6 @@ from typing import Any
 from pipeline.forms.form import before_form, write_form
 from pipeline.onnxmodel.file import ModelFacts, describe, read_model, write_model
 from pipeline.onnxmodel.macs import count_macs
-from pipeline.simplify import simplify
 from pipeline.stage import Context
 from pipeline.stages.artefacts import write_json
 from targets.capability import Capability
@@ -30,6 +29,8 @@ def take(context: Context) -> None:
 
 def simplify_onnx(context: Context) -> None:
     """Simplify a float model. Artefacts: model.onnx, facts.json."""
+    from pipeline.simplify import simplify  # onnxsim imports torch: seconds that other stages need not wait
+
     out = context.out / "model.onnx"
     nodes = simplify(context.inputs["model"], out)
     model = read_model(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +12,31 @@ from calibration.best import quantize_best
 from calibration.budgets import LargestDrop
 from calibration.observations import Observations
 from calibration.qdq import quantize
-from calibration.ranges import collect
+from calibration.ranges import collect, collect_part, join
 from calibration.summary import QuantizationSummary
+from pipeline.cluster import clustered, over_shards
 from pipeline.datasets.prepared import PreparedBatches
 from pipeline.onnxmodel.file import describe, read_model
 from pipeline.stage import Context
 from pipeline.stages.artefacts import write_json
-from pipeline.stages.data import evenly, read_preprocess, read_split
+from pipeline.stages.data import evenly_spread, read_preprocess, read_split
 from targets.batches import CHUNK, batch_size
 from targets.capability import QuantizationConvention
 
 # Inputs at once where repairs are tried: every fourth batch judges, so there should be many.
 TRIED_TOGETHER = 8
+# Batches a worker of a cluster sees at a time.
+SHARD = 32
 
 
 def observe(context: Context) -> None:
     """Run calibration images through the float model. Artefact: observations.npz."""
-    batches = calibration_batches(context, CHUNK)
-    total = batches.inputs
-    observed = collect(
-        context.inputs["model"], batches, lambda seen: context.progress("observing ranges", seen, total)
-    )
+    batches, model = calibration_batches(context, CHUNK), context.inputs["model"]
+    if clustered():
+        observed = join(model, over_shards(partial(collect_part, model), batches.cut(SHARD)), batches)
+    else:
+        told = partial(context.progress, "observing ranges")
+        observed = collect(model, batches, lambda seen: told(seen, batches.inputs))
     observed.save(context.out / "observations.npz")
 
 
@@ -97,10 +102,11 @@ def searched(within: Within) -> dict[str, Any]:
 def calibration_batches(context: Context, most: int = TRIED_TOGETHER) -> PreparedBatches:
     """The calibrate split as a model's input, in whole batches of at most so many."""
     inputs = describe(read_model(context.inputs["model"])).inputs
-    images = evenly(read_split(context.inputs["calibrate"])[0], context.settings["samples"])
-    size = batch_size(inputs, min(most, len(images)))
+    images = read_split(context.inputs["calibrate"])[0]
+    rows = evenly_spread(len(images), context.settings["samples"])
+    size = batch_size(inputs, min(most, len(rows)))
     preprocess = read_preprocess(context.inputs["preprocess"])
-    return PreparedBatches({inputs[0].name: images}, size, prepare=preprocess)
+    return PreparedBatches({inputs[0].name: images}, size, rows, preprocess)
 
 
 def _describe(context: Context, out: Path, summary: QuantizationSummary) -> None:

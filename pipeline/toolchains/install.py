@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.store import explained
+from pipeline.disk import explained
 from pipeline.toolchains.pins import PinnedFile, PinnedToolchain, Program
 from targets.errors import ToolchainMissing
 from targets.private import packages_folder, private_folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 from pipeline.comparison import ASPECTS, Aspect, Comparison, Ratio, compare
 from pipeline.config import load_settings
 from pipeline.config.engines import CompareSection
+from pipeline.disk import explained
+from pipeline.quiet import machine_alone
 from pipeline.record import Record
 from pipeline.report import load
 from pipeline.report.page import markdown
-from pipeline.store import explained
+from pipeline.verbs.console import Waiting
 from pipeline.verbs.standalone import engine_inputs
 from targets.apart import Apart
 from targets.measure import MeasureSettings, compare_turns
@@ -96,7 +99,8 @@ def _once(folders: Sequence[Path], inputs: Path | None) -> float:
             engine = Engine.load(folder)
             given: list[Mapping[str, NDArray[Any]]] = engine_inputs(engine, inputs)
             children[name] = Apart(folder, given)
-        timings = compare_turns({name: child.turn for name, child in children.items()}, SETTINGS)
+        with machine_alone(f"edgewright compare (process {os.getpid()})", Waiting()):
+            timings = compare_turns({name: child.turn for name, child in children.items()}, SETTINGS)
     finally:
         for child in children.values():
             child.close()

@@ -37,6 +37,10 @@ class ConsoleListener(Listener):
         """Say who is waited for."""
         self._print(f"  [yellow]waiting[/] {escape(stage.name)}: another build makes it")
 
+    def queued(self, stage: Stage, holder: str) -> None:
+        """Say on the bar who measures on this machine."""
+        self.progress(f"{stage.name} waits for {holder}", 0, 1)
+
     def finished(self, stage: Stage, entry: Entry, outcome: Outcome) -> None:
         """Close the bar; reused stages are only counted, at the end."""
         if self._bar is not None:
@@ -48,6 +52,19 @@ class ConsoleListener(Listener):
     def _print(self, line: str) -> None:
         if self._progress.console.is_terminal:
             self._progress.console.print(line)
+
+
+class Waiting:
+    """Says once who has the machine that a measurement waits for; call it with them."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def __call__(self, holder: str) -> None:
+        """Somebody measures on this machine."""
+        if not self._told:
+            console.print(f"waiting: {holder} measures on this machine", markup=False)
+        self._told = True
 
 
 @contextmanager

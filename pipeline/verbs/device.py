@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.store import explained
+from pipeline.disk import explained
 from targets.errors import ConfigError, ModelError
 from targets.nvidia.log import TrtexecLog, read_log
 from targets.remote.device import Device

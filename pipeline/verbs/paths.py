@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.disk import explained
 from pipeline.measured import Paths
 from pipeline.report import render_paths
 from pipeline.report.numbers import percent
 from pipeline.run import Listener
 from pipeline.session import Session
-from pipeline.store import explained
 from pipeline.verbs.table import aligned
 from pipeline.wiring.paths import CUSTOMISED, customise_stages, path_stages
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from pipeline.store import explained
+from pipeline.disk import explained
 from targets.errors import ConfigError
 
 

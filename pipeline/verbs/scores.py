@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.disk import explained, write_whole
 from pipeline.products import students_of
 from pipeline.record import Structure
 from pipeline.report import render_scores
 from pipeline.report.numbers import percent
 from pipeline.report.structure import budget_line
-from pipeline.run import Listener, write_whole
+from pipeline.run import Listener
 from pipeline.session import Session
 from pipeline.slimming import structure
-from pipeline.store import explained
 from pipeline.verbs.table import aligned
 from targets.errors import ConfigError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,22 +15,25 @@ from pipeline.onnxmodel.file import describe, read_model
 from pipeline.places import Place, toolchain_at
 from pipeline.products import labels_of
 from pipeline.publish import fresh_folder
+from pipeline.quiet import machine_alone
 from pipeline.record import Accuracy
-from pipeline.run import Listener
+from pipeline.run import Listener, run_alone
 from pipeline.session import Session
-from pipeline.stage import Progress
+from pipeline.stage import MOST_PROCESSOR_S, Progress, Stage
 from pipeline.stages.data import read_preprocess
 from pipeline.stages.engines import score_engine
 from pipeline.task import Task
+from pipeline.verbs.console import Waiting
 from targets import environment
 from targets.apart import Apart
 from targets.capability import load_device
 from targets.checks import check_model, check_request, refused
 from targets.errors import ConfigError, DataError
 from targets.measure import MeasureSettings, Timing, compare_turns, timed
+from targets.npz import read_npz
 from targets.remote.ssh import Host
 from targets.tensors import sample_inputs
-from targets.toolchain import Engine, EngineOptions, Runner, load_toolchain
+from targets.toolchain import Engine, Runner, load_toolchain
 from targets.typed import as_raw
 from targets.verdict import Judgement, judge
 
@@ -110,8 +113,16 @@ def compile_model(order: CompileOrder, progress: Progress) -> Engine:
     ) or check_model(order.model, capability, device.memory_mib)
     if violations:
         raise refused(f"the model cannot run on {device.name} with {name}", violations, str(order.model))
+    settings = {"toolchain": name, "device": device.name, "precision": chosen}
+    stage = Stage(
+        "compile",
+        "pipeline.stages.engines:compile_alone",
+        settings=settings | {"threads": order.threads, "raw": raw, "host": order.place},
+        processor_s=MOST_PROCESSOR_S,
+    )
     with fresh_folder(order.out) as folder:
-        tool.compile(order.model, device.name, EngineOptions(chosen, order.threads, raw), folder)
+        log = order.out.with_name(f"{order.out.name}.log")
+        run_alone(stage, {"model": order.model.resolve()}, folder, log, progress)
     return Engine.load(order.out)
 
 
@@ -166,7 +177,6 @@ def bench_engines(
     given = {name: engine_inputs(engine, inputs) for name, engine in engines.items()}
     settings = MeasureSettings(min_samples=samples, min_s=seconds, max_s=max(60.0, 4 * seconds))
     opened: dict[str, Apart | Runner] = {}
-    before = environment.state()
     try:
         for name, engine in engines.items():
             tool = load_toolchain(engine.toolchain)
@@ -175,11 +185,13 @@ def bench_engines(
             name: each.turn if isinstance(each, Apart) else timed(each.infer, given[name])
             for name, each in opened.items()
         }
-        timings = compare_turns(turns, settings)
+        with machine_alone(f"edgewright bench (process {os.getpid()})", Waiting()):
+            before = environment.state()
+            timings = compare_turns(turns, settings)
+            after = environment.state()
     finally:
         for each in opened.values():
             each.close()
-    after = environment.state()
     return Benched(
         timings, {name: judge(timing, before, after, settings) for name, timing in timings.items()}
     )
@@ -247,16 +259,14 @@ def engine_inputs(engine: Engine, path: Path | None) -> list[Mapping[str, NDArra
     """
     if path is None:
         return [sample_inputs(engine.inputs, seed) for seed in range(RANDOM_INPUTS)]
+    found = read_npz(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {spec.name: archive[spec.name] for spec in engine.inputs}
+        arrays = {spec.name: found[spec.name] for spec in engine.inputs}
     except KeyError as error:
         raise DataError(
             f"the file has no array for the input {error}",
             where=str(path),
             mend=f"give arrays {', '.join(spec.name for spec in engine.inputs)}",
         ) from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"cannot read the inputs: {error}", where=str(path)) from error
     count = min(len(array) for array in arrays.values())
     return [{name: array[index : index + 1] for name, array in arrays.items()} for index in range(count)]

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.disk import explained, write_whole
 from pipeline.measured import Triage
 from pipeline.report import render_triage
 from pipeline.report.numbers import percent
-from pipeline.run import Listener, write_whole
+from pipeline.run import Listener
 from pipeline.session import Session
-from pipeline.store import explained
 from pipeline.verbs.table import aligned
 from pipeline.wiring.triage import triage_stages
 

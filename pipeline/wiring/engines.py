@@ -18,7 +18,7 @@ from pipeline.products import (
     source_stage,
     variants_of,
 )
-from pipeline.stage import Ref, Stage
+from pipeline.stage import MOST_PROCESSOR_S, Ref, Stage
 from pipeline.wiring.request import ONNX_TOOLS, Request
 
 ENGINE_GATES: dict[str, GateKind] = {
@@ -48,6 +48,7 @@ def take_onnx(request: Request, path: str) -> Stage:
             },
         },
         tools=ONNX_TOOLS,
+        processor_s=MOST_PROCESSOR_S,
     )
 
 
@@ -60,6 +61,7 @@ def simplify_stages(request: Request, network: str) -> Iterator[Stage]:
         "pipeline.stages.onnx:simplify_onnx",
         inputs={"model": raw},
         tools=(*ONNX_TOOLS, "onnxsim"),
+        processor_s=MOST_PROCESSOR_S,
     )
     yield request.gate("simplify", name, inputs={"reference": raw, "candidate": Ref(name, "model.onnx")})
 
@@ -191,6 +193,7 @@ def _mix(request: Request, target: BuildTarget, variant: Variant) -> Iterator[St
             "threads": target.section.threads,
             "raw": target.raw,
         },
+        alone=kind == "latency_ms",
         **tools,
     )
     yield _quantize_gate(request, mixed(target, variant.network), base, simple)
@@ -241,6 +244,7 @@ def _compile(request: Request, target: BuildTarget, variant: Variant) -> Stage:
             "threads": target.section.threads,
             "raw": target.raw,
         },
+        processor_s=MOST_PROCESSOR_S,
         **request.runtime(target),
     )
 
@@ -303,6 +307,8 @@ def _measure(request: Request, target: BuildTarget, variants: Sequence[Variant])
             },
             "stable": section.stable,
         },
+        # A device elsewhere has a lock of its own.
+        alone=target.place is None,
         **request.runtime(target) | {"tools": ("onnx", target.toolchain, "numpy")},
     )
 

@@ -140,6 +140,7 @@ def _costs(request: Request, section: StudentSection) -> Stage:
         settings=widths(request, section) | request.timing(target),
         tools=(*runtime["tools"], *ONNX_TOOLS, "onnxsim", "torch-pruning"),
         fingerprint=runtime["fingerprint"],
+        alone=True,
     )
 
 

@@ -50,6 +50,7 @@ def _times(request: Request, section: TriageSection) -> Stage:
         settings=_blocks(section) | request.timing(target) | {"target": target.name},
         tools=(*runtime["tools"], *ONNX_TOOLS, "onnxsim", "torch-pruning"),
         fingerprint=runtime["fingerprint"],
+        alone=True,
     )
 
 

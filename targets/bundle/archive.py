@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -37,8 +38,10 @@ BROKEN = (
     zlib.error,
     zipfile.BadZipFile,
     tarfile.TarError,
-    NotImplementedError,
+    RuntimeError,
+    struct.error,
 )
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 Readable = Union[IO[bytes], gzip.GzipFile]
@@ -217,9 +220,12 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[Member]:
         raise BundleError("the archive holds more than its members", mend=AGAIN)
     for info in infos:
         mode = info.external_attr >> 16
-        if info.is_dir() or not stat.S_ISREG(mode):
+        if not info.filename or info.is_dir() or not stat.S_ISREG(mode):
             kind = "a link" if stat.S_ISLNK(mode) else "no regular file"
             raise BundleError(f"{info.filename!r} is {kind}", where=info.filename, mend=AGAIN)
+        if info.compress_type not in PACKED:
+            what = f"{info.filename!r} is packed in a way bundles are not"
+            raise BundleError(what, where=info.filename, mend=AGAIN)
         with archive.open(info) as stream:
             yield Member(info.filename, info.file_size, bool(mode & 0o111), stream.read)
             if stream.read(1):

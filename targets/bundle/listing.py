@@ -64,6 +64,8 @@ def read_listing(content: bytes, signature: bytes | None, key: bytes | None) -> 
         document = json.loads(content.decode("utf-8"))
         if document["schema"] != MANIFEST_SCHEMA:
             raise ValueError(f"its schema is {document['schema']!r}, not {MANIFEST_SCHEMA!r}")
+        if not all(isinstance(entry["path"], str) for entry in document["files"]):
+            raise ValueError("a path is no text")
         name = _checked_name(document["bundle"])
         files = {entry["path"]: _entry(entry) for entry in document["files"]}
         faults = _path_faults([entry["path"] for entry in document["files"]])

@@ -208,15 +208,9 @@ def in_batches(runner: Any, arrays: Any) -> dict[str, Any]:
 
 
 def _arrays(path: Path) -> dict[str, Any]:
-    import zipfile
+    from targets.npz import read_npz
 
-    import numpy as np
-
-    try:
-        with np.load(str(path), allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"not an .npz of arrays: {error}", where=str(path)) from error
+    return read_npz(path)
 
 
 def _named(engine: str) -> tuple[str, Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
-from typing import IO, TYPE_CHECKING, Any, Iterable, Iterator, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Iterator, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +55,13 @@ def read_frame(stream: IO[bytes]) -> Frame | None:
     text, payload = stream.read(header_bytes), stream.read(payload_bytes)
     if len(text) < header_bytes or len(payload) < payload_bytes:
         return None
-    return Frame(json.loads(text.decode()), payload)
+    try:
+        header = json.loads(text.decode())
+    except RecursionError as error:
+        raise ValueError("the header is no message of edgewright's") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"the header is {header!r:.40}, not an object")
+    return Frame(header, payload)
 
 
 def pieces(content: bytes) -> Iterator[bytes]:
@@ -81,8 +87,13 @@ def unpack_arrays(content: bytes) -> dict[str, NDArray[np.generic]]:
     Raises:
         ValueError: it is something else, or cut short.
     """
-    import numpy as np
+    from targets.npz import read_npy
 
     packed = io.BytesIO(content)
-    names: Iterable[str] = json.loads(packed.readline().decode())
-    return {name: np.lib.format.read_array(packed, allow_pickle=False) for name in names}
+    try:
+        names = json.loads(packed.readline().decode())
+    except RecursionError as error:
+        raise ValueError("the names are no list") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("the names are no list of texts")
+    return {name: read_npy(packed, len(content) - packed.tell()) for name in names}

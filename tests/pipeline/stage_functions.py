@@ -56,6 +56,15 @@ def exhaust(context):
     raise MemoryError
 
 
+def fail_to_allocate(context):
+    raise RuntimeError("std::bad_alloc")
+
+
+def spin(context):
+    while True:
+        pass
+
+
 def leave_quietly(context):
     sys.exit(5)
 

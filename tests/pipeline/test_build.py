@@ -431,7 +431,7 @@ toolchain = "openvino"
     (tmp_path / "mine.py").write_text(OWN_CODE.replace("nn.ReLU6()", "nn.ReLU()"))
     from pipeline import stage
 
-    for cached in (stage._tree, stage._module_digest, stage._imports):
+    for cached in (stage._facts, stage._imports):
         cached.cache_clear()
     decisions = {each.stage: each for each in Session(tmp_path / "build.toml", allow_code=True).explain()}
     assert decisions["data"].action == "run" and decisions["data"].reasons[0].startswith("code: ")

@@ -122,7 +122,7 @@ def nothing(path):
         (no_archive, "not an .npz file"),
         (constant, "for every calibration input"),
         (not_finite, "NaN"),
-        (pickled, "cannot read the arrays"),
+        (pickled, "only plain numbers and texts are read"),
         (nothing, "there is no calibration data"),
     ],
 )

@@ -13,8 +13,10 @@ import pytest
 
 from pipeline import child
 from pipeline.run import Listener, Run, outside_digest
+from pipeline.sources import Sources
 from pipeline.stage import Ref, Stage, code_digest
 from pipeline.store import Store
+from targets.device.claims import DeviceLock
 from targets.errors import ConfigError, ModelError, StageError, StoreError
 
 HERE = Path(__file__).parent
@@ -107,7 +109,7 @@ def test_tool_versions_and_the_device_are_part_of_the_key(tmp_path, monkeypatch)
     run = new_run(tmp_path)
     plain = stage("n", "constant")
     versions = iter(["1.0", "2.0"])
-    monkeypatch.setattr("pipeline.stage.importlib.metadata.version", lambda _: next(versions))
+    monkeypatch.setattr("pipeline.stage._version", lambda _: next(versions))
     tooled = stage("n", "constant", tools=("thing",))
     assert run.parts(tooled) != run.parts(tooled)
     assert run.parts(plain) != run.parts(stage("n", "constant", fingerprint={"cpu": "x"}))
@@ -122,12 +124,50 @@ def test_comments_and_docstrings_are_not_part_of_the_key(tmp_path, monkeypatch):
         ['"""Doc."""\ndef f(c):\n    return 1', "# c\ndef f(c):\n\n    return 1", "def f(c):\n    return 2"]
     ):
         (tmp_path / f"version{number}.py").write_text(text)
-        pipeline.stage._tree.cache_clear()
         digests.append(code_digest(Stage("s", f"version{number}:f")))
     # The module's name is part of the digest, so compare the trees alone.
-    trees = [pipeline.stage._module_digest(f"version{number}") for number in range(3)]
+    trees = [pipeline.stage._facts(f"version{number}").digest for number in range(3)]
     assert trees[0] != trees[2] and trees[1] != trees[2]
     assert len(set(digests)) == 3
+
+
+def test_a_stage_that_measures_waits_for_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    other = DeviceLock()
+    other.take("somebody else", 0, print)
+    seen = []
+
+    class Patient(Listener):
+        def queued(self, stage, holder):
+            seen.append(holder)
+            other.release()
+
+    run = new_run(tmp_path)
+    run.listener = Patient()
+    run.run([stage("quiet", "constant")])
+    assert not seen
+    run.run([stage("loud", "constant", alone=True, settings={"value": 2})])
+    assert len(seen) == 1 and seen[0].startswith("somebody else, since")
+    DeviceLock().take("the next one", 0, print)
+
+
+def test_what_a_text_says_is_kept_by_its_content(tmp_path, monkeypatch):
+    texts = [b"import a.b", b"from c import d", b"import a.b  # as above"]
+    first = Sources(tmp_path / "cache" / "sources.json")
+    found = [first.facts(text) for text in texts]
+    assert found[0] == found[2] != found[1] and found[1].names == ["c", "c.d"]
+    first.save()
+    monkeypatch.setattr("pipeline.sources.examine", None)
+    assert [Sources(tmp_path / "cache" / "sources.json").facts(text) for text in texts] == found
+
+
+@pytest.mark.parametrize("damage", ["", "[1]", '{"a": 3}', '{"a": ["b"'])
+def test_a_damaged_cache_of_sources_only_costs_time(tmp_path, damage):
+    (tmp_path / "sources.json").write_text(damage)
+    kept = Sources(tmp_path / "sources.json")
+    assert kept.facts(b"import a").names == ["a"]
+    kept.save()
+    assert Sources(tmp_path / "sources.json").facts(b"import a").names == ["a"]
 
 
 def test_code_reached_through_imports_is_part_of_the_key():

@@ -134,7 +134,7 @@ def test_arrays_that_would_run_code_are_refused() -> None:
     stream = io.BytesIO(b'["x"]\n')
     stream.seek(0, io.SEEK_END)
     np.lib.format.write_array(stream, np.array([print], object), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(ValueError, match="only plain numbers"):
         unpack_arrays(stream.getvalue())
 
 

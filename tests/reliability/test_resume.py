@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.conftest import LEAN_BUILD, SMALL_BUILD
+from tests.conftest import LEAN_BUILD
 
 # Stages whose output is a measurement differ from run to run; everything else must not.
 MEASURED = ("measure ", "report")
@@ -47,6 +47,7 @@ def kill_during(folder, stage):
     return log.exists()
 
 
+@pytest.mark.reliability
 def test_a_build_killed_in_training_export_and_timing_goes_on(small_build, tmp_path):
     (tmp_path / "build.toml").write_text(LEAN_BUILD)
     for stage in ("teacher", "student", "export-student", "measure-any-onnxruntime"):
@@ -59,18 +60,3 @@ def test_a_build_killed_in_training_export_and_timing_goes_on(small_build, tmp_p
     assert "quantize student any-onnxruntime" in made
     assert made == {stage: undisturbed[stage] for stage in made}
     assert list((tmp_path / ".edgewright" / "store" / "work").iterdir()) == []
-
-
-@pytest.mark.slow
-def test_a_build_killed_at_random_moments_goes_on(small_build, tmp_path):
-    (tmp_path / "build.toml").write_text(SMALL_BUILD)
-    chance = random.Random(0)
-    for _ in range(25):
-        build = start(tmp_path)
-        try:
-            build.wait(chance.uniform(0.1, 8.0))
-        except subprocess.TimeoutExpired:
-            build.send_signal(signal.SIGKILL)
-            build.wait(60)
-    assert start(tmp_path).wait(900) == 0
-    assert digests(tmp_path) == digests(small_build)

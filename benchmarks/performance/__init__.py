@@ -1,0 +1,1 @@
+"""What edgewright itself takes, as networks, images and targets grow tenfold."""
