@@ -41,7 +41,7 @@ lint: install
 	$(BIN)/mypy
 
 test: install data
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: install data
 	$(BIN)/python -m pytest -m "not hardware and not reliability"

@@ -154,7 +154,7 @@ def _accuracy(before: Result, after: Result, limits: CompareSection) -> Finding:
         raise ConfigError(
             f"the {'baseline' if was is None else 'build'} does not say which images were right",
             where=f"{before.target}, {before.variant}: accuracy.right",
-            mend="build it again with this version of edgewright, or compare without accuracy",
+            mend="build it again with this version of edgewright, or leave it out: --without accuracy",
         )
     found = difference(was, now)
     worse = found.change < -limits.accuracy_drop and found.p < limits.significance
@@ -219,7 +219,7 @@ def _apart(before: Result, after: Result) -> Ratio:
         raise ConfigError(
             "a record without samples cannot be compared by latency",
             where=f"{before.target}, {before.variant}: latency.samples_ms",
-            mend="keep report.json as the build wrote it, or compare without latency",
+            mend="keep report.json as the build wrote it, or leave it out: --without latency",
         )
     was, now = (
         resampled_medians(np.array([each.latency.samples_ms]), seed=seed)[0]
@@ -250,7 +250,7 @@ def _require_same_images(baseline: Record, build: Record) -> None:
     if one != other:
         raise DataError(
             "the baseline was tested on other images: data, split or labels differ",
-            mend="make the baseline again from the same data, or compare without accuracy",
+            mend="make the baseline again from the same data, or leave it out: --without accuracy",
         )
 
 
@@ -264,7 +264,7 @@ def _require_same_device(baseline: Record, target: Target) -> None:
             raise ConfigError(
                 f"the baseline was timed on another device: {name} is {was!r} there and {now!r} here",
                 where=f"target {target.name!r}",
-                mend="make the baseline again on this device, or compare without latency",
+                mend="make the baseline again on this device, or leave it out: --without latency",
             )
 
 

@@ -50,7 +50,7 @@ def launch(request: Word, events: IO[str]) -> Word:
 
 def _start(request: Word, rank: int, folder: Path, events: IO[str]) -> subprocess.Popen[bytes]:
     size = request["processes"]
-    own: Word = {"parent": os.getpid(), "rank": rank, "folder": str(folder)}
+    own: Word = {"parent": os.getpid(), "events": events.fileno(), "rank": rank, "folder": str(folder)}
     if rank:
         own["out"] = str(folder / f"out-{rank}")
         Path(own["out"]).mkdir()

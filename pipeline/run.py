@@ -6,33 +6,24 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
+from pipeline.child import run_child
 from pipeline.disk import write_whole
 from pipeline.listing import entries_below
 from pipeline.quiet import machine_alone
 from pipeline.stage import Progress, Stage, code_digest, tool_versions
 from pipeline.store import Entry, Store, key_of
-from targets.errors import ConfigError, EdgewrightError, StageError, revived
+from targets.errors import ConfigError
 from targets.toolchain import file_sha256
 
 STATE_FILE = "state.json"
-
-# What a death most often means.
-HINTS: dict[int, str] = {
-    signal.SIGKILL: " (often: out of memory)",
-    signal.SIGABRT: " (often: out of memory, or a fault in native code)",
-    signal.SIGXCPU: " (it took more processor time than such a stage may)",
-}
 
 Outcome = Literal["ran", "reused"]
 
@@ -209,42 +200,6 @@ def run_alone(stage: Stage, inputs: Mapping[str, Path], out: Path, log: Path, pr
     log.unlink()
 
 
-def run_child(stage: Stage, request: dict[str, Any], log: Path, progress: Progress) -> int:
-    """Run a stage in a process of its own and return its peak resident bytes.
-
-    Args:
-        stage: whose name and environment are used.
-        request: what pipeline.worker reads.
-        log: file for all the child prints.
-        progress: told what the child tells.
-
-    Raises:
-        EdgewrightError: what the stage raised, or a StageError when the child died.
-    """
-    reading, writing = os.pipe()
-    with os.fdopen(reading, encoding="utf-8") as events:
-        with os.fdopen(writing, "wb"), log.open("wb") as output:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.worker"],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                pass_fds=(writing,),
-                env=os.environ | stage.environment,
-            )
-        with _ended(child):
-            assert child.stdin is not None
-            # One that is dead already does not listen; what it died of is told below.
-            with suppress(BrokenPipeError), child.stdin as stdin:
-                stdin.write(json.dumps(request | {"events": writing, "parent": os.getpid()}).encode())
-            last = _follow(events, progress)
-            code = child.wait()
-    if last is not None and "done" in last:
-        memory: int = last["done"]
-        return memory
-    raise _failure(stage, last, code, log)
-
-
 def outside_digest(path: Path) -> str:
     """Digest of a file's contents, or of a folder's listing (names, sizes, dates of change).
 
@@ -295,44 +250,6 @@ def _stat_line(path: Path) -> str:
 
 def _facts(facts: os.stat_result) -> str:
     return f"{facts.st_size} bytes of {facts.st_mtime_ns}"
-
-
-@contextmanager
-def _ended(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Leave no child behind, whatever happens in between."""
-    try:
-        yield
-    finally:
-        if child.poll() is None:
-            child.kill()
-            child.wait()
-
-
-def _follow(events: IO[str], progress: Progress) -> dict[str, Any] | None:
-    """Pass on progress until the child closes its end; return its last word."""
-    last = None
-    for line in events:
-        event = json.loads(line)
-        if "progress" in event:
-            progress(*event["progress"])
-        else:
-            last = event
-    return last
-
-
-def _failure(stage: Stage, last: dict[str, Any] | None, code: int, log: Path) -> EdgewrightError:
-    if last is not None and "error" in last:
-        return revived(last["error"])
-    if last is not None:
-        what = f"the stage {stage.name!r} failed: {last['crash']}"
-    elif code < 0:
-        name = signal.Signals(-code).name
-        what = f"the stage {stage.name!r} died of {name}{HINTS.get(-code, '')}"
-    else:
-        what = f"the stage {stage.name!r} ended with code {code} and said nothing"
-    return StageError(
-        what, where=str(log), mend="everything before it is kept; the log holds what it printed"
-    )
 
 
 def _why(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> tuple[str, ...]:

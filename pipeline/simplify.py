@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
-import onnxsim
 
 from pipeline.onnxmodel.file import describe, read_model, write_model
 from targets.errors import ModelError
 from targets.tensors import one_line
+
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Let imports of a module fail meanwhile, unless it is there already."""
+    hidden = module not in sys.modules
+    if hidden:
+        sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[module]
+
+
+# Where torch is installed onnxsim imports it, for quantizers nobody here asks for: seconds, and 250 MB.
+with _without("torch"):
+    import onnxsim
 
 
 def simplify(model: Path, out: Path) -> dict[str, int]:

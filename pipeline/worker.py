@@ -1,14 +1,16 @@
 """The child process of a stage: one stage, then gone.
 
-A crash, a hang or a memory leak costs that stage alone, memory goes back when it ends, and the parent never
-imports what the stage needs. The request comes as JSON on stdin; events go as JSON lines to the descriptor
-named in it: progress, then "done" or "error". A stage of several processes becomes a launcher of as many
-workers, each with its rank, which leave their last words in a file instead.
+A crash, a hang or a memory leak costs that stage alone, memory goes back when it ends, and the build never
+imports what the stage needs. Requests come as lines of JSON on stdin, each for a fork of this process
+(pipeline.child). Events go as JSON lines to a descriptor: a stage's progress, then "done" or "error"; from
+here, how its process "ended". A stage of several processes becomes a launcher of as many workers, each with
+its rank, which leave their last words in a file instead.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -18,6 +20,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -34,15 +37,51 @@ OUT_OF_MEMORY = StageError(
 
 
 def main() -> None:
-    """Run the stage asked for on stdin."""
-    request = json.load(sys.stdin)
-    _die_with(request["parent"])
+    """Run the stages asked for on stdin, or be one process of a stage of several."""
+    if len(sys.argv) == 1:
+        _be_member(json.load(sys.stdin))
+    events, parent = map(int, sys.argv[1:])
+    _die_with(parent)
+    with os.fdopen(events, "w", encoding="utf-8", buffering=1) as stream:
+        _serve(stream)
+
+
+def _serve(events: IO[str]) -> None:
+    """Import the module of each stage, then fork; the forked process returns when the stage is done."""
+    server = os.getpid()
+    for line in sys.stdin:
+        request = json.loads(line)
+        _import_ours(request["function"].partition(":")[0])
+        child = os.fork()
+        if child == 0:
+            _be_stage(request, server, events)
+            return
+        _, status = os.waitpid(child, 0)
+        # On a line of its own, whatever a killed stage left unfinished.
+        events.write("\n")
+        _send(events, ended=os.waitstatus_to_exitcode(status))
+
+
+def _import_ours(module: str) -> None:
+    """Import a stage's module, unless it is somebody else's: that may change, start threads, or fail."""
+    if module.startswith("pipeline."):
+        # What is missing is missing for the stage as well: it says so.
+        with suppress(ImportError):
+            importlib.import_module(module)
+        # What is there now is never freed: the forks share its memory.
+        gc.freeze()
+
+
+def _be_stage(request: dict[str, Any], server: int, events: IO[str]) -> None:
+    _die_with(server)
     hold(request["processor_s"])
-    with os.fdopen(request["events"], "w", encoding="utf-8", buffering=1) as events:
-        if "rank" in request:
-            _be_member(request, events)
-        work = launch if request["processes"] > 1 else _run
-        _send(events, **_attempt(work, request, events))
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    with Path(request["log"]).open("wb") as log, Path(os.devnull).open("rb") as nothing:
+        for stream, number in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(stream.fileno(), number)
+    work = launch if request["processes"] > 1 else _run
+    _send(events, **_attempt(work, request, events))
 
 
 def _attempt(
@@ -60,10 +99,13 @@ def _attempt(
         return {"crash": f"{type(bug).__name__}: {bug}"}
 
 
-def _be_member(request: dict[str, Any], events: IO[str]) -> NoReturn:
+def _be_member(request: dict[str, Any]) -> NoReturn:
     """One of several: leave the last word and go at once; threads may wait for the others for ever."""
+    _die_with(request["parent"])
+    hold(request["processor_s"])
     try:
-        word = _attempt(_run, request, events)
+        with os.fdopen(request["events"], "w", encoding="utf-8", buffering=1) as events:
+            word = _attempt(_run, request, events)
     except SystemExit as leaving:
         os._exit(leaving.code if isinstance(leaving.code, int) else 1)
     path = Path(request["folder"]) / f"word-{request['rank']}.json"

@@ -97,7 +97,8 @@ def _contended(_: Timing, before: State, after: State, __: MeasureSettings) -> I
         stolen = _rise("cpu_steal_ticks", before, after) / TICKS_A_SECOND / seconds
         if stolen > MOST_STOLEN:
             yield Finding("contended", f"other virtual machines took {stolen:.0%} of a CPU")
-        waiting = _rise("cpu_pressure_us", before, after) / 1e6 / seconds
+        # The kernel's two clocks are read one after the other: never more than all of the time.
+        waiting = min(_rise("cpu_pressure_us", before, after) / 1e6 / seconds, 1.0)
         if waiting > MOST_WAITING:
             yield Finding("contended", f"some task waited for a CPU {waiting:.0%} of the time")
 

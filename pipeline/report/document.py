@@ -49,8 +49,9 @@ def load(path: Path) -> Record:
     document = _read(path)
     found = document.get("schema") if isinstance(document, dict) else None
     if found != RECORD_SCHEMA:
+        said = "it names no schema" if found is None else f"its schema is {found!r}"
         raise ConfigError(
-            f"not a build record of schema {RECORD_SCHEMA!r}: its schema is {found!r}",
+            f"not a build record of schema {RECORD_SCHEMA!r}: {said}",
             where=str(path),
             mend="build again with this version of edgewright, or read it with the version that wrote it",
         )
@@ -139,7 +140,7 @@ def _read(path: Path) -> Any:
         raise ConfigError(
             f"the build record is not JSON: {error}",
             where=str(path),
-            mend="give a report.json as edgewright wrote it; `edgewright report` writes it again",
+            mend="give a report.json as edgewright wrote it; `edgewright build` hands it over again",
         ) from error
 
 

@@ -79,6 +79,15 @@ class TargetResults:
         """The variants that are shipped."""
         return [variant for variant in self.variants if variant.shipped]
 
+    @property
+    def notes(self) -> list[str]:
+        """What the toolchain says of the engines, equal notes once."""
+        said: dict[str, list[str]] = {}
+        for variant in self.variants:
+            if variant.result.engine.notes:
+                said.setdefault("; ".join(variant.result.engine.notes), []).append(variant.name)
+        return [f"{', '.join(names)}: {note}." for note, names in said.items()]
+
     def tradeoff(self) -> str:
         """The plot of accuracy against latency, as an SVG element."""
         points = [Point(variant.result, variant.mark) for variant in self.variants]

@@ -7,6 +7,7 @@ import json
 from contextlib import nullcontext
 
 import torch
+import torch._dynamo  # every optimizer and exporter does; here, once for all stages
 from torch import nn
 
 from pipeline.compress.cost import count_macs, count_parameters

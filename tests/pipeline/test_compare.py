@@ -28,6 +28,7 @@ from pipeline.record import Record
 from pipeline.verbs.compare import comparison_junit, comparison_markdown, comparison_text
 from targets.errors import ConfigError, DataError
 from targets.native import native_precision
+from targets.timing import MeasureSettings
 from tests.conftest import SMALL_BUILD
 
 LIMITS = CompareSection()
@@ -220,7 +221,14 @@ def test_the_verb_has_exit_codes_for_scripts(tmp_path: Path) -> None:
     assert refused.exit_code == 2 and "not a build record of schema" in refused.stderr
 
 
-def test_engines_of_two_builds_are_timed_in_turns(small_build: Path, tmp_path: Path) -> None:
+def test_engines_of_two_builds_are_timed_in_turns(
+    small_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.verbs.compare.ROUNDS", 2)
+    monkeypatch.setattr(
+        "pipeline.verbs.compare.SETTINGS",
+        MeasureSettings(warmup_min_s=0.0, warmup_max_s=0.05, min_samples=8, min_s=0.02),
+    )
     shutil.copytree(small_build / "out", tmp_path / "out")
     command = ["compare", str(small_build / "out"), str(tmp_path / "out"), "--without", "accuracy", "--json"]
     done = CliRunner().invoke(main, command)

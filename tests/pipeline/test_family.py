@@ -10,9 +10,7 @@ from pipeline.build import needed, plan
 from pipeline.cli import main
 from pipeline.report import load
 from pipeline.session import Session
-from tests.conftest import SMALL_BUILD
-
-OPENVINO = '\n[[targets]]\ndevice = "this-machine"\ntoolchain = "openvino"\n'
+from tests.conftest import LEAN_BUILD, SMALL_BUILD
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +18,7 @@ def family(small_build, tmp_path_factory):
     """Folder of a family of two, built in a copy of the small build's store, and what the build did."""
     folder = tmp_path_factory.mktemp("family") / "project"
     shutil.copytree(small_build, folder)
-    text = SMALL_BUILD.replace(OPENVINO, "").replace("macs = 0.5", "macs = [0.5, 0.25]")
+    text = LEAN_BUILD.replace("macs = 0.5", "macs = [0.5, 0.25]")
     (folder / "build.toml").write_text(text)
     return folder, Session(folder / "build.toml").build()
 

@@ -1,5 +1,6 @@
 """The runner: what runs, what is reused, what it says of failures, what survives them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import child
 from pipeline.run import Listener, Run, outside_digest
 from pipeline.sources import Sources
 from pipeline.stage import Ref, Stage, code_digest
@@ -205,6 +207,25 @@ def test_every_way_to_die_is_told_in_words(tmp_path, function, kind, words):
     with pytest.raises(kind, match=words):
         run.run([stage("bad", function)])
     assert not list((tmp_path / "store" / "objects").rglob("entry.json"))
+
+
+def test_stages_leave_nothing_to_each_other_and_see_the_environment_of_their_build(tmp_path, monkeypatch):
+    for mark in ("first", "second"):
+        monkeypatch.setenv("MARK", mark)
+        run = new_run(tmp_path)
+        run.run([stage(mark, "leave_a_trace", settings={"mark": mark})])
+        assert json.loads((run.entries[mark].out / "traces.json").read_text()) == [1, mark]
+
+
+def test_a_process_that_is_killed_between_two_stages_is_replaced(tmp_path):
+    new_run(tmp_path).run(chain(1))
+    assert child._idle
+    for server in child._idle.values():
+        server.process.kill()
+        server.process.wait()
+    run = new_run(tmp_path)
+    run.run(chain(5))
+    assert run.listener.outcomes == {"number": "ran", "sum": "ran"}
 
 
 def test_the_log_of_a_bug_holds_what_it_printed(tmp_path):

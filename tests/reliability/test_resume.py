@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.conftest import SMALL_BUILD
+from tests.conftest import LEAN_BUILD
 
 # Stages whose output is a measurement differ from run to run; everything else must not.
 MEASURED = ("measure ", "report")
@@ -38,10 +38,10 @@ def kill_during(folder, stage):
     """Start a build, kill it while a stage is running, and say whether it was caught there."""
     build = start(folder)
     log = folder / ".edgewright" / "small-sorter" / "logs" / f"{stage}.log"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not log.exists() and build.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(random.Random(stage).uniform(0.0, 1.0))
+    time.sleep(random.Random(stage).uniform(0.0, 0.5))
     build.send_signal(signal.SIGKILL)
     build.wait(60)
     return log.exists()
@@ -49,12 +49,14 @@ def kill_during(folder, stage):
 
 @pytest.mark.reliability
 def test_a_build_killed_in_training_export_and_timing_goes_on(small_build, tmp_path):
-    (tmp_path / "build.toml").write_text(SMALL_BUILD)
+    (tmp_path / "build.toml").write_text(LEAN_BUILD)
     for stage in ("teacher", "student", "export-student", "measure-any-onnxruntime"):
         assert kill_during(tmp_path, stage), f"the build never got to {stage}"
         assert not (tmp_path / "out").exists()
     finished = start(tmp_path)
-    assert finished.wait(300) == 0
+    assert finished.wait(900) == 0
     assert (tmp_path / "out" / "report.html").is_file()
-    assert digests(tmp_path) == digests(small_build)
+    undisturbed, made = digests(small_build), digests(tmp_path)
+    assert "quantize student any-onnxruntime" in made
+    assert made == {stage: undisturbed[stage] for stage in made}
     assert list((tmp_path / ".edgewright" / "store" / "work").iterdir()) == []
