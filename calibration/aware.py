@@ -12,17 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 import onnx
 
-from calibration.best import (
-    REPAIRED,
-    BestQuantization,
-    divided,
-    first,
-    observed,
-    quantize_best,
-    weighed_positions,
-)
+from calibration.best import BestQuantization, quantize_best
 from calibration.budgets import Figure, LargestDrop, disagreement
 from calibration.correct import Rounding, repair
+from calibration.evidence import REPAIRED, Progress, divided, first, observed, silent, weighed_positions
 from calibration.external import write
 from calibration.half import to_half
 from calibration.load import load
@@ -45,7 +38,6 @@ from calibration.summary import QuantizationSummary
 if TYPE_CHECKING:
     from targets.capability import QuantizationConvention
 
-Progress = Callable[[str, int, int], None]
 Ranking = Literal["measured", "estimated"]
 
 
@@ -107,7 +99,7 @@ def quantize_within(
         GateFailed: not even one layer in INT8 loses so little; the message says the nearest that can be had.
         DataError, ModelError, ConfigError: as `quantize_best` does.
     """
-    ignore, show = tuple(ignore), progress or _silent
+    ignore, show = tuple(ignore), progress or silent
     fitting, judging = divided(batches)
     if thorough:
         best = quantize_best(model, batches, convention, out, float_out, ignore, progress, refit=False)
@@ -138,10 +130,6 @@ def quantize_within(
             lifted = lift(ranked, loss, drop.most)
     summary, halved = maker.make(lifted.layers, out)
     return Within(summary, best, lifted, ranked, found, _agreement(found), halved)
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    del what, done, total
 
 
 def _figure(drop: LargestDrop, model: Path, judging: list[Batch]) -> Figure:

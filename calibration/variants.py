@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calibration.best import observed
+from calibration.evidence import observed
 from calibration.load import load
 from calibration.lower import lower_container
 from calibration.observations import Observations

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -58,11 +57,17 @@ def main() -> None:
                 "path": str(made.path),
                 "seconds": time.perf_counter() - started,
                 "cpu_seconds": time.process_time(),
-                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                "peak_mib": peak_mib(),
                 **made.details,
             }
         )
     )
+
+
+def peak_mib() -> float:
+    """Return this process's peak resident memory; getrusage would count the parent's from before exec."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(float(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":

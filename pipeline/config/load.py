@@ -61,13 +61,14 @@ def read_toml(path: Path, what: str, absent: str) -> dict[str, Any]:
         ConfigError: missing, unreadable or not TOML.
     """
     try:
-        return tomllib.loads(read_text(path))
+        document: dict[str, Any] = tomllib.loads(read_text(path))
     except FileNotFoundError as error:
         raise ConfigError(f"there is no such {what}", where=str(path), mend=absent) from error
     except OSError as error:
         raise ConfigError(f"cannot read the {what}: {error.strerror}", where=str(path)) from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"not valid TOML: {error}", where=str(path), mend="correct that line") from error
+    return document
 
 
 def _check_code(settings: Settings, path: Path, allow_code: bool) -> None:

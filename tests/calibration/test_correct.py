@@ -8,11 +8,12 @@ import pytest
 from calibration_cases import ASYMMETRIC, ASYMMETRIC_7, SYMMETRIC, reference, sqnr_db
 from float_models import PATTERNS, batches, images, pattern, small_network
 
-from calibration.best import is_closer, quantize_best
+from calibration.best import quantize_best
 from calibration.correct import repair
 from calibration.load import load
 from calibration.qdq import quantize
 from calibration.ranges import collect
+from calibration.recipes import is_closer
 from calibration.simulate import output_distance, output_distances, simulate
 from targets.errors import DataError
 
