@@ -1,10 +1,11 @@
 """Repair a quantized network layer by layer: weights rounded for the least output error, biases corrected.
 
 The layers are taken in order, each on what the already repaired network before it really computes. The
-weights' errors are made to cancel in the layer's output (`compensate`), where wanted they make good what
-earlier layers got wrong as well (`drift`), and the mean error that is left, of weights and activations, goes
-into the bias (Nagel et al., 2019, section 4.2, empirical form). Output positions count by how much errors
-there matter (`positions`): a mean over all of them would chase outliers that ranges were chosen to clip.
+weights' errors are made to cancel in the layer's output (`compensate`), and the mean error that is left, of
+weights and activations, goes into the bias (Nagel et al., 2019, section 4.2, empirical form). Output positions
+count by how much errors there matter (`positions`): a mean over all of them would chase outliers that ranges
+were chosen to clip. Where wanted, weights also make good what earlier layers got wrong (`drift`). That fits
+whole rows of weights and needs many positions, so there all count alike.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def repair(
         weight_bits: 8 or 7.
         batches: some tens of calibration inputs.
         rounding: "compensated" rounds weights anew, "absorbing" first moves them to make good what earlier
-            layers got wrong, "nearest" keeps them and corrects biases alone.
+            layers got wrong, all positions alike, "nearest" keeps them and corrects biases alone.
         progress: called with layers done and layers in all.
         weights: layer → how much its output positions matter, batch by batch, from
             `positions.weigh_positions`; positions of other layers count alike.
@@ -77,7 +78,7 @@ def repair(
         node = nodes[layer.node]
         if has_rows(node):
             before = floats.before(node.name), steps.before(node.name)
-            matter = (weights or {}).get(node.name)
+            matter = weights.get(node.name) if weights and rounding != "absorbing" else None
             _repair_layer(graph, node, editor, before, sources[node.name], weight_bits, rounding, matter)
             layer = replace(layer, weight_sqnr_db=editor.sqnr_db(graph, node))
         repaired.append(layer)
