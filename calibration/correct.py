@@ -2,10 +2,10 @@
 
 The layers are taken in order, each on what the already repaired network before it really computes. The
 weights' errors are made to cancel in the layer's output (`compensate`), and the mean error that is left, of
-weights and activations, goes into the bias (Nagel et al., 2019, section 4.2, empirical form). Output positions
-count by how much errors there matter (`positions`): a mean over all of them would chase outliers that ranges
-were chosen to clip. Where wanted, weights also make good what earlier layers got wrong (`drift`). That fits
-whole rows of weights and needs many positions, so there all count alike.
+weights and activations, goes into the bias (Nagel et al., 2019, section 4.2, empirical form). Positions count
+by how much errors there matter (`positions`): a mean over all of them would chase outliers that ranges were
+chosen to clip. Where wanted, weights also make good what earlier layers got wrong (`drift`). That fits whole
+rows of weights and needs many positions, so there all count alike.
 """
 
 from __future__ import annotations
