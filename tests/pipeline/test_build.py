@@ -465,7 +465,7 @@ def test_a_build_that_demands_what_does_not_hold_stops_after_handing_everything_
 
 
 def test_timings_that_are_not_stable_stop_a_build_that_demands_it(project):
-    session = edit(project, ("seconds = 0.2", 'seconds = 0.2\nmost_seconds = 0.01\nstable = "demand"'))
+    session = edit(project, ("\nseconds = 0.1", '\nseconds = 0.1\nmost_seconds = 0.01\nstable = "demand"'))
     with pytest.raises(GateFailed, match="too few samples") as caught:
         session.build()
     left = json.loads(Path(caught.value.where).read_text())
