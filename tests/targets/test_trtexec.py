@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -100,6 +102,8 @@ def test_eleven_is_told_to_measure_what_ten_measured() -> None:
 def version(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A device with that trtexec and no Python package."""
     monkeypatch.setenv("EDGEWRIGHT_TRTEXEC", str(HERE / "fake_trtexec.py"))
+    # Its first line asks for a python3, which has to be one with numpy.
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.setenv("FAKE_BANNER", BANNERS[request.param])
     monkeypatch.setattr(tensorrt_module, "installed_version", lambda *_: None)
     monkeypatch.setattr(tensorrt_module, "Driver", object)
