@@ -114,8 +114,24 @@ def _moments(
     x = columns(layer, left, kernel, positions)
     y = x if right is left else columns(layer, right, kernel, positions)
     w = np.ones(x.shape[2], np.float32) if weights is None else spread(weights, positions).reshape(-1)
+    # Around their mean, in float64 from there on: where inputs are far from zero and alike, as after an
+    # activation was offset, little but rounding would be left of sums of float32 products.
+    centre = x.mean(2)
+    x = x - centre[..., None]
+    y = x if right is left else y - centre[..., None]
     weighted = y * w
-    square = weighted @ y.transpose(0, 2, 1)
-    product = square if y is x else x @ weighted.transpose(0, 2, 1)
-    sums = (x @ w, weighted.sum(2), square, product)
-    return Moments(float(w.sum()), *(part.astype(np.float64) for part in sums))
+    count, middle = float(w.sum(dtype=np.float64)), centre.astype(np.float64)
+    left_sum, right_sum = (np.asarray(np.sum(part, axis=2, dtype=np.float64)) for part in (x * w, weighted))
+    square = (weighted @ y.transpose(0, 2, 1)).astype(np.float64)
+    product = square if y is x else (x @ weighted.transpose(0, 2, 1)).astype(np.float64)
+    return Moments(
+        count,
+        left_sum + count * middle,
+        right_sum + count * middle,
+        square + _outer(middle, right_sum) + _outer(right_sum, middle) + count * _outer(middle, middle),
+        product + _outer(middle, right_sum) + _outer(left_sum, middle) + count * _outer(middle, middle),
+    )
+
+
+def _outer(first: Array, second: Array) -> Array:
+    return np.asarray(first[:, :, None] * second[:, None, :])

@@ -85,3 +85,15 @@ def test_a_weight_of_two_is_a_column_twice() -> None:
         assert one.count == other.count
         np.testing.assert_allclose(one.mean, other.mean, rtol=1e-5)
         np.testing.assert_allclose(one.covariance, other.covariance, rtol=1e-4, atol=1e-6)
+
+
+def test_covariances_of_inputs_far_from_zero_are_those_of_inputs_around_it() -> None:
+    layer = helper.make_node("MatMul", ["x", "w"], ["y"])
+    x = RNG.normal(size=(40, 200, 6)).astype(np.float32)
+    weights = [RNG.uniform(0.01, 50.0, (40, 200)).astype(np.float32)] * 2
+    near, far = (
+        halves(layer, (), [(x + shift, x + shift)] * 2, 200, weights)[0]
+        for shift in np.float32([0.0, 1024.0])
+    )
+    np.testing.assert_allclose(far.covariance, near.covariance, rtol=1e-2, atol=2e-3)
+    np.testing.assert_allclose(far.mean - 1024.0, near.mean, atol=1e-4)
