@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from calibration.budgets import AverageBits, Budget, Figure, LargestDrop, Latency, PackedSize, disagreement
+from calibration.evidence import Progress
 from calibration.forms import Candidate, LayerForm, changes, spend, split_mask
 from calibration.grid import WIDTHS
 from calibration.load import load
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 REPACKED = 3
 # Batches with which layers are ranked by what quantizing each of them alone costs.
 RANKED = 4
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

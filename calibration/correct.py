@@ -38,6 +38,11 @@ DAMPING = 0.01
 POSITIONS = 200
 
 
+def takes_weights(rounding: Rounding) -> bool:
+    """Say whether positions count by how much errors there matter, and not all alike."""
+    return rounding != "absorbing"
+
+
 def repair(
     graph: FloatGraph,
     quantized: onnx.ModelProto,
@@ -78,7 +83,7 @@ def repair(
         node = nodes[layer.node]
         if has_rows(node):
             before = floats.before(node.name), steps.before(node.name)
-            matter = weights.get(node.name) if weights and rounding != "absorbing" else None
+            matter = weights.get(node.name) if weights and takes_weights(rounding) else None
             _repair_layer(graph, node, editor, before, sources[node.name], weight_bits, rounding, matter)
             layer = replace(layer, weight_sqnr_db=editor.sqnr_db(graph, node))
         repaired.append(layer)

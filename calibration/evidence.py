@@ -53,10 +53,10 @@ def first(batches: Sequence[Batch], samples: int) -> list[Batch]:
 
 def observed(model: Path, batches: Sequence[Batch], progress: Progress) -> Observations:
     """Observe ranges, and how much errors in each tensor matter if every operator has a gradient rule."""
-    count = sum(len(next(iter(batch.values()))) for batch in batches)
+    count = _inputs(batches)
     seen = collect(model, batches, lambda done: progress("observing ranges", done, count))
     weighed = first(batches, WEIGHED)
-    count = sum(len(next(iter(batch.values()))) for batch in weighed)
+    count = _inputs(weighed)
     try:
         return weigh_values(model, seen, weighed, lambda done: progress("weighing errors", done, count))
     except ModelError:
@@ -65,7 +65,7 @@ def observed(model: Path, batches: Sequence[Batch], progress: Progress) -> Obser
 
 def weighed_positions(graph: FloatGraph, batches: Sequence[Batch], progress: Progress) -> PositionWeights:
     """Return how much output positions of layers matter; all alike if an operator has no gradient rule."""
-    count = sum(len(next(iter(batch.values()))) for batch in batches)
+    count = _inputs(batches)
     layers = [layer.node.name for layer in place(graph).layers]
     show = partial(progress, "weighing positions")
     try:
@@ -77,3 +77,7 @@ def weighed_positions(graph: FloatGraph, batches: Sequence[Batch], progress: Pro
 def silent(what: str, done: int, total: int) -> None:
     """Tell nobody."""
     del what, done, total
+
+
+def _inputs(batches: Sequence[Batch]) -> int:
+    return sum(len(next(iter(batch.values()))) for batch in batches)

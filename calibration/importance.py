@@ -101,22 +101,40 @@ def weigh(
     rng = np.random.default_rng(seed)
     exponents = {name: item.exponent for name, item in observations.histograms.items()}
     sums = {name: _Sums(exponents[name]) for name in place(graph).tensors}
-    passes: dict[tuple[tuple[int, ...], ...], ProbePass] = {}
+    probe = Probe(graph, list(sums), rng)
     seen = 0
     for batch in single_inputs(graph, batches):
-        shapes = {name: np.shape(value) for name, value in batch.items()}
-        key = tuple(shapes.values())
-        if key not in passes:
-            passes[key] = ProbePass(graph, shapes, list(sums))
-        for name, (value, gradient) in passes[key].run(batch, rng).items():
+        for name, (value, gradient) in probe.run(batch).items():
             sums[name].add(value, gradient)
-        seen += key[0][0]
+        seen += len(next(iter(batch.values())))
         if progress is not None:
             progress(seen)
     return {name: item.mean(seen) for name, item in sums.items()}
 
 
-class ProbePass:
+class Probe:
+    """Forward and backward through a network, for inputs of any shapes.
+
+    Args:
+        graph: prepared float model.
+        tensors: whose values and gradients are wanted.
+        rng: draws the signs.
+    """
+
+    def __init__(self, graph: FloatGraph, tensors: list[str], rng: np.random.Generator) -> None:
+        self._graph, self._tensors, self._rng = graph, tensors, rng
+        self._passes: dict[tuple[tuple[int, ...], ...], _Pass] = {}
+
+    def run(self, batch: Batch) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Return values and gradients of the tensors, for one draw of signs."""
+        shapes = {name: np.shape(value) for name, value in batch.items()}
+        key = tuple(shapes.values())
+        if key not in self._passes:
+            self._passes[key] = _Pass(self._graph, shapes, self._tensors)
+        return self._passes[key].run(batch, self._rng)
+
+
+class _Pass:
     """Forward and backward through a network, for inputs of one shape.
 
     Args:

@@ -13,10 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from calibration.bench import Base, Bench, Judge, Progress, Tried
+from calibration.bench import Base, Bench, Judge, Tried
 from calibration.best import quantize_best
 from calibration.budgets import AverageBits, Budget, LargestDrop, Latency, PackedSize
-from calibration.evidence import divided, first
+from calibration.evidence import Progress, divided, first
 from calibration.forms import LayerForm
 from calibration.mixed import measure
 from calibration.packing import PackedSizes, pack_file

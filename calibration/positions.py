@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from calibration.batches import single_inputs
 from calibration.graph import FloatGraph
-from calibration.importance import ProbePass
+from calibration.importance import Probe
 from calibration.ranges import Batch
 
 # Layer → weights of its output positions for each batch, [N, positions], 1 on average.
@@ -50,22 +50,17 @@ def weigh_positions(
         ModelError: an operator has no gradient rule.
     """
     outputs = {node.name: node.output[0] for node in graph.nodes if node.name in set(layers)}
-    rng = np.random.default_rng(seed)
-    passes: dict[tuple[tuple[int, ...], ...], ProbePass] = {}
+    probe = Probe(graph, list(outputs.values()), np.random.default_rng(seed))
     found: PositionWeights = {}
     seen = 0
     for batch in batches:
         parts: dict[str, list[NDArray[np.float32]]] = {}
         for single in single_inputs(graph, [batch]):
-            shapes = {name: np.shape(value) for name, value in single.items()}
-            key = tuple(shapes.values())
-            if key not in passes:
-                passes[key] = ProbePass(graph, shapes, list(outputs.values()))
-            gradients = passes[key].run(single, rng)
+            gradients = probe.run(single)
             for layer, output in outputs.items():
                 if output in gradients:
                     parts.setdefault(layer, []).append(_by_position(gradients[output][1]))
-            seen += key[0][0]
+            seen += len(next(iter(single.values())))
             if progress is not None:
                 progress(seen)
         for layer, part in parts.items():

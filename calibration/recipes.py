@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from calibration.biases import give_biases
 from calibration.clipping import least_cost_range, least_squares_range
-from calibration.correct import Rounding, repair
+from calibration.correct import Rounding, repair, takes_weights
 from calibration.equalize import equalize
 from calibration.evidence import REPAIRED, Progress, first, observed, weighed_positions
 from calibration.external import write
@@ -129,7 +129,7 @@ class Bench:
         summary = quantize(path, observations, self.convention, out, recipe.method, self.ignore)
         quantized, graph, batches = onnx.load(out), load(path), first(self.fitting, REPAIRED)
         key = recipe.equalized, recipe.offset
-        if key not in self.weights:
+        if key not in self.weights and takes_weights(recipe.rounding):
             self.weights[key] = weighed_positions(graph, batches, self.progress)
         layers = repair(
             graph,
@@ -139,7 +139,7 @@ class Bench:
             batches,
             recipe.rounding,
             lambda done, total: self.progress(f"repairing: {recipe}", done, total),
-            self.weights[key],
+            self.weights.get(key),
         )
         return replace(summary, layers=layers), quantized
 
