@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from criteria_report import read, report
+from pictures import Pictures, fashion
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -39,19 +40,9 @@ from pipeline.compress.readers import find_readers
 from pipeline.compress.repair import repair
 from pipeline.compress.shapes import find_shapes
 from pipeline.compress.structure import Plan, apply
-from pipeline.datasets.fashion_mnist import fashion_mnist, find_fashion_mnist
-from pipeline.datasets.source import ArraySource
 from pipeline.fit import Examples, FitSettings, fit, memory_format
 from pipeline.network import load_weights, save_weights, with_head
 from pipeline.zoo import resnet
-from targets.preprocess import Preprocess
-
-SHAPE = (1, 1, 28, 28)
-PREPROCESS = Preprocess(mean=(0.286,), std=(0.353,))
-# The few-class tasks are of classes the network confuses; others are at 100 % whatever is cut.
-TASKS = {10: tuple(range(10)), 5: (0, 2, 3, 4, 6), 3: (0, 3, 6), 2: (2, 4)}
-TRAIN_TO = 55000
-TEST_FROM, TEST_TO = 60000, 70000
 
 
 @dataclass(frozen=True)
@@ -96,6 +87,7 @@ class Scene:
         short: images of the short training, each seen once.
         evidence: what criteria may look at.
         repairing: what repair looks at.
+        shape: of one input.
     """
 
     network: nn.Module
@@ -103,14 +95,7 @@ class Scene:
     short: Examples
     evidence: Evidence
     repairing: list[tuple[Tensor, Tensor]]
-
-
-def examples(source: ArraySource, classes: tuple[int, ...], start: int, stop: int) -> Examples:
-    """A stretch of the images, those of the task alone, labelled by its outputs."""
-    outputs = np.full(10, -1)
-    outputs[list(classes)] = range(len(classes))
-    mine = start + np.flatnonzero(outputs[source.labels[start:stop]] >= 0)
-    return Examples(source.images[mine], outputs[source.labels[mine]], PREPROCESS)
+    shape: tuple[int, ...]
 
 
 def some(given: Examples, chosen: np.ndarray[Any, np.dtype[np.int64]]) -> Examples:
@@ -118,45 +103,45 @@ def some(given: Examples, chosen: np.ndarray[Any, np.dtype[np.int64]]) -> Exampl
     return replace(given, images=given.images[chosen], labels=given.labels[chosen])
 
 
-def teacher(source: ArraySource, settings: Settings, seed: int, cache: Path) -> nn.Module:
+def teacher(data: Pictures, settings: Settings, seed: int, cache: Path) -> nn.Module:
     """The network of a seed, trained once."""
     torch.manual_seed(seed)
-    network = resnet(10, 1, (1, 1, 1), settings.widths)
+    network = resnet(10, data.shape[1], (1, 1, 1), settings.widths)
     if cache.is_file():
         network.load_state_dict(load_weights(cache), strict=False)
         return network
-    train = examples(source, TASKS[10], 0, settings.images)
-    select = examples(source, TASKS[10], TRAIN_TO, TEST_FROM)
-    recipe = replace(TEACHING, epochs=settings.teacher_epochs)
+    train = data.examples(data.tasks[10], 0, settings.images)
+    select = data.examples(data.tasks[10], data.train_to, data.test_from)
+    recipe = replace(TEACHING, epochs=settings.teacher_epochs, shift=data.shift)
     fit(network, cross_entropy, train, select, recipe, seed, lambda *_: None)
     save_weights(network, cache)
     return network
 
 
-def scene(source: ArraySource, whole: nn.Module, settings: Settings, task: int, seed: int) -> Scene:
+def scene(data: Pictures, whole: nn.Module, settings: Settings, task: int, seed: int) -> Scene:
     """Give a copy of the teacher the task's head and gather what criteria may see."""
-    classes = TASKS[task]
+    classes = data.tasks[task]
     network = copy.deepcopy(whole)
     if task < 10:
-        with_head(network, classes, False, 10, SHAPE)
+        with_head(network, classes, False, 10, data.shape)
     network.eval().requires_grad_(False)
-    train = examples(source, classes, 0, TRAIN_TO)
+    train = data.examples(classes, 0, data.train_to)
     rng = np.random.default_rng(seed)
     seen = some(train, rng.permutation(len(train.labels))[: settings.scoring])
     short = some(train, rng.permutation(len(train.labels))[: settings.steps * SHORT_BATCH])
     batches = [seen.tensors(part) for part in np.array_split(np.arange(len(seen.labels)), 8)]
-    groups = find_groups(network, SHAPE)
-    evidence = Evidence(network, groups, find_readers(network, groups, SHAPE), batches, task, seed)
-    test = examples(source, classes, TEST_FROM, TEST_TO)
-    return Scene(network, test, short, evidence, batches[: len(batches) // 4])
+    groups = find_groups(network, data.shape)
+    readers = find_readers(network, groups, data.shape)
+    evidence = Evidence(network, groups, readers, batches, task, seed)
+    return Scene(network, data.test(classes), short, evidence, batches[: len(batches) // 4], data.shape)
 
 
-def uniform_plans(settings: Settings) -> dict[float, Plan]:
+def uniform_plans(data: Pictures, settings: Settings) -> dict[float, Plan]:
     """Share → uniform widths at that share of the teacher's cost; which channels stay is of no account."""
-    network = resnet(10, 1, (1, 1, 1), settings.widths).eval()
-    groups = find_groups(network, SHAPE)
+    network = resnet(10, data.shape[1], (1, 1, 1), settings.widths).eval()
+    groups = find_groups(network, data.shape)
     order = {group.leader: by_score(torch.arange(group.width)) for group in groups}
-    shapes, macs = find_shapes(network, groups, SHAPE), count_macs(network, SHAPE)
+    shapes, macs = find_shapes(network, groups, data.shape), count_macs(network, data.shape)
     return {
         share: make_plan(
             shapes, order, macs_budget(shapes, int(share * macs)), alignment=ALIGNMENT, minimum=MINIMUM
@@ -205,8 +190,8 @@ def cells(here: Scene, plans: dict[float, Plan], wanted: dict[float, list[str]])
         for share in (share for share, names in wanted.items() if name in names):
             keep = {leader: removal[leader].keep(len(kept)) for leader, kept in plans[share].keep.items()}
             plan = plans[share].model_copy(update={"keep": keep})
-            student = apply(copy.deepcopy(here.network), plan, SHAPE)
-            repair(student, here.network, plan, here.repairing, SHAPE)
+            student = apply(copy.deepcopy(here.network), plan, here.shape)
+            repair(student, here.network, plan, here.repairing, here.shape)
             repaired = measure(student, here.test)
             train_shortly(student, here.short)
             trained = measure(student, here.test)
@@ -222,7 +207,7 @@ def cells(here: Scene, plans: dict[float, Plan], wanted: dict[float, list[str]])
 
 
 def run(
-    source: ArraySource,
+    data: Pictures,
     settings: Settings,
     plans: dict[float, Plan],
     criteria: list[str],
@@ -240,8 +225,8 @@ def run(
         }
         if not any(wanted.values()):
             continue
-        whole = whole or teacher(source, settings, seed, out.with_name(f"{out.name}-{seed}.safetensors"))
-        here = scene(source, whole, settings, task, seed)
+        whole = whole or teacher(data, settings, seed, out.with_name(f"{out.name}-{seed}.safetensors"))
+        here = scene(data, whole, settings, task, seed)
         uncut = measure(here.network, here.test)
         for cell in cells(here, plans, wanted):
             with lines.open("a", encoding="utf-8") as stream:
@@ -260,10 +245,10 @@ def main() -> None:
     settings = QUICK if arguments.quick else Settings()
     settings = replace(settings, shares=tuple(arguments.shares or settings.shares))
     out = arguments.out or Path(f"benchmarks/criteria{'-quick' * arguments.quick}")
-    source = fashion_mnist(find_fashion_mnist(download=True))
-    plans = uniform_plans(settings)
+    data = fashion()
+    plans = uniform_plans(data, settings)
     for seed in range(arguments.seeds):
-        run(source, settings, plans, arguments.criteria, seed, out)
+        run(data, settings, plans, arguments.criteria, seed, out)
     report(out, vars(settings))
 
 

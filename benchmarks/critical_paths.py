@@ -1,6 +1,6 @@
-"""Critical paths against discriminant information: 2, 3 and 5 of Fashion-MNIST's classes, equal operations.
+"""Critical paths against discriminant information: 2, 3 and 5 of ten classes, equal operations.
 
-    python benchmarks/critical_paths.py [--seeds 3] [--teachers PREFIX] [--out benchmarks/critical_paths]
+    python benchmarks/critical_paths.py [--cifar10 FOLDER] [--seeds 0 1 2] [--teachers PREFIX] [--out …]
 
 Teachers, tasks, repair, short training and test are those of `criteria.py`. Contenders, at the same share of
 the teacher's multiply-accumulates:
@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from criteria import SHAPE, TASKS, Scene, Settings, measure, scene, teacher, train_shortly
-from criteria import examples as images_of
+from criteria import Scene, Settings, measure, scene, teacher, train_shortly
 from paired import Cell, plot, read, summary
+from pictures import Pictures, add_option, chosen, default_out
 from torch import Tensor, nn
 
 from pipeline.compress.allocation import make_plan
@@ -41,25 +41,24 @@ from pipeline.compress.readers import find_readers
 from pipeline.compress.repair import repair
 from pipeline.compress.shapes import Shapes, find_shapes
 from pipeline.compress.structure import Plan, apply
-from pipeline.datasets.fashion_mnist import fashion_mnist, find_fashion_mnist
-from pipeline.datasets.source import ArraySource
 
 SHARES = (0.5, 0.25, 0.125)
 CRITERIA = ("discriminant-reconstruction", "di-greedy", "random")
 CONTENDERS = ("keep-sets", "critical-path", *CRITERIA)
 WIDTHS = {"alignment": 2, "minimum": 4}
+SETTINGS = {"fashion-mnist": Settings(), "cifar10": Settings(images=30000, teacher_epochs=6)}
 
 Orders = Mapping[str, Mapping[str, Removal]]
 
 
-def path_scores(source: ArraySource, whole: nn.Module, images: int, seed: int) -> PathScores:
+def path_scores(data: Pictures, whole: nn.Module, images: int, seed: int) -> PathScores:
     """Of the teacher with all its classes, once."""
     network = copy.deepcopy(whole).eval().requires_grad_(False)
-    train = images_of(source, TASKS[10], 0, 55000)
-    chosen = np.random.default_rng(seed).permutation(len(train.labels))[:images]
-    batches = [train.tensors(part) for part in np.array_split(chosen, 8)]
-    groups = find_groups(network, SHAPE)
-    return score_paths(network, find_readers(network, groups, SHAPE), batches, source.classes)
+    train = data.examples(data.tasks[10], 0, data.train_to)
+    seen = np.random.default_rng(seed).permutation(len(train.labels))[:images]
+    batches = [train.tensors(part) for part in np.array_split(seen, 8)]
+    groups = find_groups(network, data.shape)
+    return score_paths(network, find_readers(network, groups, data.shape), batches, data.classes)
 
 
 def by_keep_sets(shapes: Shapes, mine: dict[str, Tensor], limit: float) -> Plan | None:
@@ -87,18 +86,20 @@ def plans(
         yield name, make_plan(shapes, order, budget, allocation="uniform", **WIDTHS)
 
 
-def cells(here: Scene, scores: PathScores, task: int, shares: Sequence[float]) -> Iterator[dict[str, Any]]:
+def cells(
+    here: Scene, scores: PathScores, classes: Sequence[int], shares: Sequence[float]
+) -> Iterator[dict[str, Any]]:
     """Cut, repair, test, train, test; for each share and contender."""
-    shapes = find_shapes(here.network, here.evidence.groups, SHAPE)
+    shapes = find_shapes(here.network, here.evidence.groups, here.shape)
     whole = int(macs(shapes, shapes.full))
-    mine = for_task(scores, TASKS[task], other=False)
+    mine = for_task(scores, classes, other=False)
     orders = {"critical-path": {leader: path_removal(found) for leader, found in mine.items()}}
     orders |= {name: rank(name, here.evidence) for name in CRITERIA}
     for share in shares:
         for name, plan in plans(shapes, mine, orders, share * whole):
             begun = time.perf_counter()
-            student = apply(copy.deepcopy(here.network), plan, SHAPE)
-            repair(student, here.network, plan, here.repairing, SHAPE)
+            student = apply(copy.deepcopy(here.network), plan, here.shape)
+            repair(student, here.network, plan, here.repairing, here.shape)
             seconds = time.perf_counter() - begun
             repaired = measure(student, here.test)
             train_shortly(student, here.short)
@@ -113,19 +114,19 @@ def cells(here: Scene, scores: PathScores, task: int, shares: Sequence[float]) -
             }
 
 
-def run(source: ArraySource, seed: int, cache: Path, out: Path) -> None:
+def run(data: Pictures, seed: int, cache: Path, out: Path) -> None:
     """All tasks of a seed that OUT.jsonl does not hold yet."""
-    lines, settings = out.with_suffix(".jsonl"), Settings()
+    lines, settings = out.with_suffix(".jsonl"), SETTINGS[data.name]
     done = {(cell["seed"], cell["task"]) for cell in read(lines)}
     wanted = [task for task in (5, 3, 2) if (seed, task) not in done]
     if not wanted:
         return
-    whole = teacher(source, settings, seed, cache)
-    scores = path_scores(source, whole, settings.scoring, seed)
+    whole = teacher(data, settings, seed, cache)
+    scores = path_scores(data, whole, settings.scoring, seed)
     for task in wanted:
-        here = scene(source, whole, settings, task, seed)
+        here = scene(data, whole, settings, task, seed)
         facts = {"seed": seed, "task": task, "whole": measure(here.network, here.test)}
-        found = [facts | cell for cell in cells(here, scores, task, SHARES)]
+        found = [facts | cell for cell in cells(here, scores, data.tasks[task], SHARES)]
         with lines.open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps(cell) + "\n" for cell in found)
 
@@ -133,16 +134,15 @@ def run(source: ArraySource, seed: int, cache: Path, out: Path) -> None:
 def main() -> None:
     """Run, then write OUT.json and OUT.svg."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_option(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--teachers", type=Path, default=Path("benchmarks/criteria"), help="PREFIX-SEED.safetensors"
-    )
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/critical_paths"))
+    parser.add_argument("--teachers", type=Path, help="PREFIX-SEED.safetensors; default: that of criteria.py")
+    parser.add_argument("--out", type=Path, help="without suffix")
     arguments = parser.parse_args()
-    source = fashion_mnist(find_fashion_mnist(download=True))
+    data, out = chosen(arguments), arguments.out or default_out(arguments, "critical_paths")
+    teachers = arguments.teachers or default_out(arguments, "criteria")
     for seed in arguments.seeds:
-        cache = arguments.teachers.with_name(f"{arguments.teachers.name}-{seed}.safetensors")
-        run(source, seed, cache, arguments.out)
+        run(data, seed, teachers.with_name(f"{teachers.name}-{seed}.safetensors"), out)
     found = [
         Cell(
             f"{cell['task']} classes, {stage}",
@@ -151,11 +151,11 @@ def main() -> None:
             cell["seed"],
             cell[stage]["accuracy"],
         )
-        for cell in read(arguments.out.with_suffix(".jsonl"))
+        for cell in read(out.with_suffix(".jsonl"))
         for stage in ("repaired", "trained")
     ]
-    summary(found, CONTENDERS, arguments.out.with_suffix(".json"), reference="discriminant-reconstruction")
-    plot(found, CONTENDERS, arguments.out.with_suffix(".svg"), across="share of multiply-accumulates")
+    summary(found, CONTENDERS, out.with_suffix(".json"), reference="discriminant-reconstruction")
+    plot(found, CONTENDERS, out.with_suffix(".svg"), across="share of multiply-accumulates")
 
 
 if __name__ == "__main__":

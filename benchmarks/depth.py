@@ -1,6 +1,6 @@
-"""Width alone against width and depth, at equal measured latency: Fashion-MNIST, whole builds.
+"""Width alone against width and depth, at equal measured latency: whole builds.
 
-    python benchmarks/depth.py [--seeds 0 1 2] [--out benchmarks/depth]
+    python benchmarks/depth.py [--cifar10 FOLDER] [--seeds 0 1 2] [--out …]
 
 For every seed two builds of `edgewright` share a teacher, a residual network of two blocks a stage, cut to
 two budgets of milliseconds on this machine's ONNX Runtime, once by width alone, once with `student.depth`.
@@ -16,11 +16,27 @@ from pathlib import Path
 from typing import Any
 
 from paired import Cell, plot, read, summary
+from pictures import add_option, default_out
 
 from pipeline.session import Session
 
 CONTENDERS = ("width", "width and depth")
-BUDGETS = (0.25, 0.16)
+FASHION: dict[str, Any] = {
+    "data": 'kind = "fashion-mnist"\ndownload = true\nmean = [0.286]\nstd = [0.353]',
+    "channels": 1,
+    "epochs": 4,
+    "short": 2,
+    "shift": 1,
+    "budgets": [0.25, 0.16],
+}
+CIFAR10: dict[str, Any] = {
+    "data": 'kind = "images"\npath = "{folder}"\nmean = [0.491, 0.482, 0.447]\nstd = [0.247, 0.244, 0.262]',
+    "channels": 3,
+    "epochs": 10,
+    "short": 5,
+    "shift": 4,
+    "budgets": [0.4, 0.25],
+}
 BUILD = """
 [project]
 name = "{name}-{seed}"
@@ -29,20 +45,17 @@ output = "{name}-{seed}"
 store = "store"
 
 [data]
-kind = "fashion-mnist"
-download = true
+{data}
 limit = 10000
-mean = [0.286]
-std = [0.353]
 
 [model]
 factory = "pipeline.zoo:resnet"
-arguments = {{ classes = 10, channels = 1, blocks = [2, 2, 2], widths = [16, 32, 64] }}
+arguments = {{ classes = 10, channels = {channels}, blocks = [2, 2, 2], widths = [16, 32, 64] }}
 
 [model.training]
-epochs = 4
+epochs = {epochs}
 flip = true
-shift = 1
+shift = {shift}
 
 [student]
 latency_ms = {budgets}
@@ -50,10 +63,10 @@ depth = {depth}
 minimum_width = 4
 
 [student.training]
-epochs = 2
+epochs = {short}
 learning_rate = 0.02
 flip = true
-shift = 1
+shift = {shift}
 
 [triage]
 epochs = 0
@@ -65,14 +78,13 @@ precisions = ["fp32"]
 """
 
 
-def run(seed: int, contender: str, folder: Path) -> dict[str, Any]:
+def run(subject: dict[str, Any], seed: int, contender: str, folder: Path) -> dict[str, Any]:
     """Build, and read what its report says."""
     depth = contender != "width"
     name = "deep" if depth else "wide"
     path = folder / f"{name}-{seed}.toml"
-    path.write_text(
-        BUILD.format(name=name, seed=seed, budgets=list(BUDGETS), depth=str(depth).lower()), encoding="utf-8"
-    )
+    text = BUILD.format(name=name, seed=seed, depth=str(depth).lower(), **subject)
+    path.write_text(text, encoding="utf-8")
     output = Session(path).build().output
     record = json.loads((output / "report.json").read_text(encoding="utf-8"))
     plans = {
@@ -96,9 +108,9 @@ def run(seed: int, contender: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def cells(lines: list[dict[str, Any]]) -> list[Cell]:
+def cells(lines: list[dict[str, Any]], budgets: list[float]) -> list[Cell]:
     """Accuracy of every student, at its budget."""
-    names = {f"student-{budget:g}ms": budget for budget in BUDGETS}
+    names = {f"student-{budget:g}ms": budget for budget in budgets}
     return [
         Cell("ten classes", names[engine["network"]], line["contender"], line["seed"], engine["accuracy"])
         for line in lines
@@ -110,22 +122,27 @@ def cells(lines: list[dict[str, Any]]) -> list[Cell]:
 def main() -> None:
     """Run, then write OUT.json and OUT.svg."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_option(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("depth-builds"), help="folder of the builds")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/depth"))
+    parser.add_argument("--out", type=Path, help="without suffix")
     arguments = parser.parse_args()
-    lines = arguments.out.with_suffix(".jsonl")
-    arguments.work.mkdir(exist_ok=True)
+    out = arguments.out or default_out(arguments, "depth")
+    lines, work = out.with_suffix(".jsonl"), arguments.work / out.name
+    subject = FASHION
+    if arguments.cifar10:
+        subject = CIFAR10 | {"data": CIFAR10["data"].format(folder=arguments.cifar10.resolve())}
+    work.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seeds:
         for contender in CONTENDERS:
             if any((one["seed"], one["contender"]) == (seed, contender) for one in read(lines)):
                 continue
-            line = run(seed, contender, arguments.work)
+            line = run(subject, seed, contender, work)
             with lines.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
-    found = cells(read(lines))
-    summary(found, CONTENDERS, arguments.out.with_suffix(".json"), reference="width")
-    plot(found, CONTENDERS, arguments.out.with_suffix(".svg"), across="budget, ms")
+    found = cells(read(lines), subject["budgets"])
+    summary(found, CONTENDERS, out.with_suffix(".json"), reference="width")
+    plot(found, CONTENDERS, out.with_suffix(".svg"), across="budget, ms")
 
 
 if __name__ == "__main__":

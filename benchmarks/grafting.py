@@ -1,6 +1,6 @@
-"""Filter grafting against one network trained as long: Fashion-MNIST, a small residual network.
+"""Filter grafting against one network trained as long: a small residual network.
 
-    python benchmarks/grafting.py [--seeds 0 1 2] [--networks 2] [--out benchmarks/grafting]
+    python benchmarks/grafting.py [--cifar10 FOLDER] [--seeds 0 1 2] [--networks 2] [--out …]
 
 Contenders, every one with the learning rate that the select split likes best for it and seed:
 
@@ -26,49 +26,65 @@ from typing import Any
 
 import numpy as np
 import torch
-from criteria import TASKS, TEACHING, examples
+from criteria import TEACHING
 from paired import Cell, plot, read, summary
+from pictures import Pictures, add_option, default_out
+from pictures import chosen as chosen_pictures
 from torch import nn
 
 from pipeline.compress.distill import cross_entropy
 from pipeline.compress.graft import equal_epochs, fit_grafted
-from pipeline.datasets.fashion_mnist import fashion_mnist, find_fashion_mnist
-from pipeline.datasets.source import ArraySource
-from pipeline.fit import Trainer, accuracy
+from pipeline.fit import Examples, FitSettings, Trainer, accuracy
 from pipeline.hardware import best_hardware
 from pipeline.zoo import resnet
 
 CONTENDERS = ("grafting", "single", "single, EMA")
 RATES = (0.05, 0.1, 0.2)
-IMAGES, SELECT, EPOCHS, WIDTHS = 4000, 1000, 5, (8, 16, 32)
+SELECT, WIDTHS = 1000, (8, 16, 32)
+# Data set → training images and epochs of a ring.
+LENGTHS = {"fashion-mnist": (4000, 5), "cifar10": (6000, 6)}
 Result = dict[str, Any]
 
 
-def network(seed: int) -> nn.Module:
+def network(data: Pictures, seed: int) -> nn.Module:
     """With the first weights of a seed."""
     torch.manual_seed(seed)
-    return resnet(10, 1, (1, 1, 1), WIDTHS)
+    return resnet(10, data.shape[1], (1, 1, 1), WIDTHS)
 
 
-def grafted(source: ArraySource, seed: int, rate: float, networks: int) -> Iterator[Result]:
+def splits(data: Pictures) -> tuple[Examples, Examples]:
+    """Images to train with, and those that choose."""
+    every = data.tasks[10]
+    images, _ = LENGTHS[data.name]
+    select = data.examples(every, data.train_to, data.train_to + SELECT)
+    return data.examples(every, 0, images), select
+
+
+def recipe_of(data: Pictures, epochs: int, rate: float) -> FitSettings:
+    """Of a training."""
+    return replace(TEACHING, epochs=epochs, learning_rate=rate, shift=data.shift)
+
+
+def grafted(data: Pictures, seed: int, rate: float, networks: int) -> Iterator[Result]:
     """A ring."""
-    model, recipe = network(seed), replace(TEACHING, epochs=EPOCHS, learning_rate=rate)
-    train, select = examples(source, TASKS[10], 0, IMAGES), examples(source, TASKS[10], 55000, 55000 + SELECT)
+    model, epochs = network(data, seed), LENGTHS[data.name][1]
+    recipe = recipe_of(data, epochs, rate)
+    train, select = splits(data)
     begun = time.process_time()
     trained = fit_grafted(
         model, networks, lambda _: nullcontext(cross_entropy), train, select, recipe, seed, lambda *_: None
     )
     seconds = time.process_time() - begun
-    yield finished("grafting", source, model, trained.select_top1, seconds, EPOCHS)
+    yield finished("grafting", data, model, trained.select_top1, seconds, epochs)
 
 
-def single(source: ArraySource, seed: int, rate: float, networks: int) -> Iterator[Result]:
+def single(data: Pictures, seed: int, rate: float, networks: int) -> Iterator[Result]:
     """One network; its weights as they are and averaged, each at its best epoch."""
     hardware = best_hardware()
     hardware.be_reproducible(seed)
-    model, epochs = network(seed), equal_epochs(networks, EPOCHS)
-    recipe = replace(TEACHING, epochs=epochs, learning_rate=rate)
-    train, select = examples(source, TASKS[10], 0, IMAGES), examples(source, TASKS[10], 55000, 55000 + SELECT)
+    model, epochs = network(data, seed), equal_epochs(networks, LENGTHS[data.name][1])
+    recipe = recipe_of(data, epochs, rate)
+    train, select = splits(data)
     rng, begun = np.random.default_rng(seed), time.process_time()
     trainer = Trainer(model, cross_entropy, recipe, train.steps(recipe) * epochs, hardware)
     best: dict[str, tuple[float, nn.Module]] = {}
@@ -80,25 +96,25 @@ def single(source: ArraySource, seed: int, rate: float, networks: int) -> Iterat
                 best[name] = (reached, copy.deepcopy(one))
     seconds = time.process_time() - begun
     for name, (reached, one) in best.items():
-        yield finished(name, source, one, reached, seconds, epochs)
+        yield finished(name, data, one, reached, seconds, epochs)
 
 
 def finished(
-    name: str, source: ArraySource, model: nn.Module, select: float, seconds: float, epochs: int
+    name: str, data: Pictures, model: nn.Module, select: float, seconds: float, epochs: int
 ) -> Result:
     """A contender's figures."""
-    test = accuracy(model, examples(source, TASKS[10], 60000, 70000))
+    test = accuracy(model, data.test(data.tasks[10]))
     return {"contender": name, "select": select, "test": test, "seconds": seconds, "epochs": epochs}
 
 
-def run(source: ArraySource, seed: int, networks: int, lines: Path) -> None:
+def run(data: Pictures, seed: int, networks: int, lines: Path) -> None:
     """All trainings of a seed that OUT.jsonl does not hold yet."""
     for rate in RATES:
         for train in (single, grafted):
             key = {"seed": seed, "rate": rate, "networks": networks, "training": train.__name__}
             if any(key.items() <= line.items() for line in read(lines)):
                 continue
-            found = [key | result for result in train(source, seed, rate, networks)]
+            found = [key | result for result in train(data, seed, rate, networks)]
             with lines.open("a", encoding="utf-8") as stream:
                 stream.writelines(json.dumps(one) + "\n" for one in found)
 
@@ -116,29 +132,25 @@ def chosen(lines: list[Result]) -> list[Result]:
 def main() -> None:
     """Run, then write OUT.json and OUT.svg."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_option(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--networks", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/grafting"))
+    parser.add_argument("--out", type=Path, help="without suffix")
     arguments = parser.parse_args()
-    source, lines = fashion_mnist(find_fashion_mnist(download=True)), arguments.out.with_suffix(".jsonl")
+    data, out = chosen_pictures(arguments), arguments.out or default_out(arguments, "grafting")
+    lines = out.with_suffix(".jsonl")
     for seed in arguments.seeds:
-        run(source, seed, arguments.networks, lines)
-    best = [
-        Cell(f"{one['networks']} networks, {EPOCHS} epochs", 0.0, one["contender"], one["seed"], one["test"])
-        for one in chosen(read(lines))
-    ]
-    every = [
-        Cell(
-            f"{one['networks']} networks, {EPOCHS} epochs",
-            one["rate"],
-            one["contender"],
-            one["seed"],
-            one["test"],
-        )
-        for one in read(lines)
-    ]
-    summary(best, CONTENDERS, arguments.out.with_suffix(".json"), reference="single, EMA")
-    plot(every, CONTENDERS, arguments.out.with_suffix(".svg"), across="learning rate")
+        run(data, seed, arguments.networks, lines)
+    best = [cell(data, one, 0.0) for one in chosen(read(lines))]
+    every = [cell(data, one, one["rate"]) for one in read(lines)]
+    summary(best, CONTENDERS, out.with_suffix(".json"), reference="single, EMA")
+    plot(every, CONTENDERS, out.with_suffix(".svg"), across="learning rate")
+
+
+def cell(data: Pictures, one: Result, at: float) -> Cell:
+    """A finished training as a point of the plot."""
+    panel = f"{one['networks']} networks, {LENGTHS[data.name][1]} epochs"
+    return Cell(panel, at, one["contender"], one["seed"], one["test"])
 
 
 if __name__ == "__main__":

@@ -51,6 +51,11 @@ minimum_width = {minimum}
 alignment = {minimum}
 importance = "discriminant-reconstruction"
 distillation = {distillation}
+depth = {depth}
+
+[triage]
+epochs = 0
+tolerance = {tolerance}
 
 [student.training]
 epochs = {epochs}
@@ -91,6 +96,8 @@ def build(name: str, arguments: argparse.Namespace, seed: int) -> Record:
         epochs=arguments.epochs,
         rate=arguments.learning_rate,
         distillation=arguments.distillation,
+        depth="false" if arguments.depth is None else "true",
+        tolerance=arguments.depth or 0.0,
     )
     (folder / "build.toml").write_text(text, encoding="utf-8")
     session = Session(folder / "build.toml")
@@ -150,6 +157,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--learning-rate", type=float, default=0.05)
     parser.add_argument("--distillation", type=float, default=1.0, help="weight of the soft targets")
+    parser.add_argument(
+        "--depth",
+        type=float,
+        metavar="TOLERANCE",
+        help="replace blocks for so much accuracy before training",
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--work", type=Path, default=Path("task-of-three"), help="folder for the builds")
@@ -169,6 +182,7 @@ def main() -> None:
         "epochs": arguments.epochs,
         "learning_rate": arguments.learning_rate,
         "distillation": arguments.distillation,
+        "depth": arguments.depth,
         "machine": environment.facts(),
         "rows": rows,
     }

@@ -83,7 +83,7 @@ def choose_depth(
         layer = blocks[name].build()
         site = Site(network, name, before=shallow)
         start(layer, "least-squares", site, recorded, seed)
-        train_locally(layer, site, local)
+        train_locally([layer], site, local)
         trial = copy.deepcopy(shallow)
         put(trial, name, layer)
         reached = accuracy(trial, select)

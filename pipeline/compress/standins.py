@@ -6,7 +6,7 @@ how they start and train layers was not recovered, so the forms here are our rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Literal
 
@@ -81,22 +81,28 @@ def start(layer: nn.Module, how: Start, site: Site, batches: Batches, seed: int 
     return True
 
 
-def train_locally(layer: nn.Module, site: Site, batches: Batches) -> list[float]:
-    """Train a stand-in alone to give what the block gives (Adam), one step a batch; return its losses.
+def train_locally(layers: Sequence[nn.Module], site: Site, batches: Batches) -> list[list[float]]:
+    """Train stand-ins for one block, each alone, to give what the block gives (Adam), one step a batch.
 
-    The loss is the share of the variance of the block's outputs that is left unexplained.
+    The loss is the share of the variance of the block's outputs that is left unexplained. The networks run
+    once for all stand-ins.
+
+    Returns:
+        the losses of every stand-in; none of one without weights.
     """
-    parameters = list(layer.parameters())
-    if not parameters:
-        return []
-    optimizer = torch.optim.Adam(parameters, lr=RATE)
-    losses = []
-    for x, y in site.pairs(batches):
-        loss = unexplained(layer(x.contiguous()), y)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        losses.append(loss.item())
+    losses: list[list[float]] = [[] for _ in layers]
+    learning = [
+        (layer, torch.optim.Adam(layer.parameters(), lr=RATE), found)
+        for layer, found in zip(layers, losses, strict=True)
+        if any(True for _ in layer.parameters())
+    ]
+    for x, y in site.pairs(batches) if learning else ():
+        for layer, optimizer, found in learning:
+            loss = unexplained(layer(x.contiguous()), y)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            found.append(loss.item())
     return losses
 
 

@@ -180,14 +180,11 @@ def judge(study: Study, name: str, layer: OneLayer, starts: Sequence[Start]) -> 
         StageError: training diverged.
     """
     site = Site(study.network, name)
-    attempts = []
-    for how in starts if layer.form != "none" else starts[:1]:
-        built = layer.build()
-        if start(built, how, site, study.recorded, study.seed):
-            swapped = accuracy(swap(study.network, {name: built}), study.select)
-            train_locally(built, site, study.local)
-            local = accuracy(swap(study.network, {name: built}), study.select)
-            attempts.append(Attempt(how, swapped, local, built))
+    built = {how: layer.build() for how in (starts if layer.form != "none" else starts[:1])}
+    built = {how: one for how, one in built.items() if start(one, how, site, study.recorded, study.seed)}
+    swapped = {how: _with(study, name, one) for how, one in built.items()}
+    train_locally(list(built.values()), site, study.local)
+    attempts = [Attempt(how, swapped[how], _with(study, name, one), one) for how, one in built.items()]
     best = max(attempts, key=lambda attempt: attempt.local)
     replaced = swap(study.network, {name: best.layer})
     return Verdict(
@@ -198,6 +195,11 @@ def judge(study: Study, name: str, layer: OneLayer, starts: Sequence[Start]) -> 
         parameters=count_parameters(replaced) - count_parameters(study.network),
         tuned=_tuned(study, replaced),
     )
+
+
+def _with(study: Study, name: str, layer: nn.Module) -> float:
+    """Accuracy with a layer in the place of a block."""
+    return accuracy(swap(study.network, {name: layer}), study.select)
 
 
 def swap(network: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:

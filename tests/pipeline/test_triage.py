@@ -1,5 +1,6 @@
 """Triage: one layer in the place of a block."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -104,9 +105,20 @@ def test_training_alone_brings_a_layer_nearer(form):
     name, layer = next(iter(find_blocks(network, SHAPE, form).items()))
     site, built = Site(network, name), layer.build()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    losses = train_locally(built, site, batches() * 20)
+    (losses,) = train_locally([built], site, batches() * 20)
     assert losses[-1] < losses[0]
     torch.testing.assert_close(network.state_dict(), before)
+
+
+def test_layers_trained_in_one_pass_are_as_if_each_were_trained_by_itself():
+    network = build("residual")
+    name, layer = next(iter(find_blocks(network, SHAPE, "3x3").items()))
+    site, alone = Site(network, name), [layer.build(), layer.build()]
+    together = copy.deepcopy(alone)
+    losses = train_locally(together, site, batches())
+    assert losses == [train_locally([one], site, batches())[0] for one in alone]
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one.state_dict(), other.state_dict())
 
 
 def test_a_separable_start_is_better_than_random():
