@@ -17,7 +17,7 @@ import onnx
 from calibration.evidence import Progress, divided, silent
 from calibration.external import write
 from calibration.ranges import Batch
-from calibration.recipes import Bench, Recipe, Trial
+from calibration.recipes import Maker, Recipe, Trial
 from calibration.summary import QuantizationSummary
 
 if TYPE_CHECKING:
@@ -73,13 +73,13 @@ def quantize_best(
     fitting, judging = divided(batches)
     rest = convention, tuple(ignore), progress or silent
     with TemporaryDirectory() as tried, TemporaryDirectory() as chosen:
-        bench = Bench(model, fitting, judging, Path(tried), *rest)
+        maker = Maker(model, fitting, judging, Path(tried), *rest)
         symmetric = convention.activations == "int8-symmetric"
-        found = BestQuantization(*bench.search(Recipe(offset=symmetric)))
+        found = BestQuantization(*maker.search(Recipe(offset=symmetric)))
         if refit:
-            bench = Bench(model, list(batches), [], Path(chosen), *rest)
-            summary, bench.quantized = bench.make(found.best.recipe)
+            maker = Maker(model, list(batches), [], Path(chosen), *rest)
+            summary, maker.quantized = maker.make(found.best.recipe)
             found = replace(found, summary=summary)
-        write(bench.quantized, out)
-        write(onnx.load(bench.prepared(found.best.recipe.equalized, found.best.recipe.offset)[0]), float_out)
+        write(maker.quantized, out)
+        write(onnx.load(maker.prepared(found.best.recipe.equalized, found.best.recipe.offset)[0]), float_out)
         return found

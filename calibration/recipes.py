@@ -1,4 +1,4 @@
-"""Recipes for INT8, and the bench where models are made by them and judged."""
+"""Recipes for INT8, and what makes models by them and judges them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def is_closer(distances: NDArray[np.float64], others: NDArray[np.float64]) -> bo
 
 
 @dataclass
-class Bench:
+class Maker:
     """Makes and judges quantized models; nothing is computed twice."""
 
     model: Path

@@ -24,7 +24,7 @@ from targets.npz import read_npz
 Array = NDArray[np.float64]
 Scores = dict[str, Array]
 
-SCORES_SCHEMA = "edgewright.scores/1"
+SCORES_SCHEMA = "edgewright.bit-scores/1"
 
 
 def estimate(

@@ -38,7 +38,7 @@ SAME = 1.0 - 1e-4
 def write_bit_scores(
     scores: Scores, network: nn.Module, model: Path, batches: Sequence[Batch], out: Path
 ) -> None:
-    """Write the file of sensitivities that `quantize_mixed` takes, schema edgewright.scores/1.
+    """Write the file of sensitivities that `quantize_mixed` takes, schema edgewright.bit-scores/1.
 
     Args:
         scores: of the network's channels.
