@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from targets.errors import StageError
+
+_apart = False
 
 
 def rank() -> int:
@@ -76,6 +80,34 @@ def average_buffers(network: nn.Module) -> None:
             buffer /= size()
 
 
+@contextmanager
+def apart() -> Iterator[None]:
+    """As long as it lasts this process works as if alone: nothing is shared out or averaged."""
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before
+
+
+def from_before(values: Tensor) -> Tensor:
+    """Values of the process before this one, in a ring of all; this one's go to the one behind it."""
+    me, processes, received = distributed.get_rank(), distributed.get_world_size(), torch.empty_like(values)
+    sent = distributed.P2POp(distributed.isend, values, (me + 1) % processes)
+    awaited = distributed.P2POp(distributed.irecv, received, (me - 1) % processes)
+    for request in distributed.batch_isend_irecv([sent, awaited]):
+        request.wait()
+    return received
+
+
+def from_each(values: Tensor) -> list[Tensor]:
+    """Values of every process, by rank; all of one shape."""
+    found = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(found, values)
+    return found
+
+
 def mean(value: float, device: torch.device) -> float:
     """Mean of a number over the processes."""
     if size() == 1:
@@ -95,4 +127,4 @@ def from_first(value: float, device: torch.device) -> float:
 
 
 def _together() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
+    return not _apart and distributed.is_available() and distributed.is_initialized()

@@ -13,7 +13,9 @@ H is the entropy of a layer's weights in ten equally wide bins. The paper leaves
 α stays within (0, 1). What follows a convolution up to the next one (its normalisation, the classifier) is
 mixed by that convolution's α. At every step a network also learns the softened outputs (τ = 2) of the one
 before it: here of its averaged weights, from the first graft on, and weighed by the share of the training
-that is done, since what an untrained network says is worth little.
+that is done, since what an untrained network says is worth little. All take a step side by side: what one
+learns from is the other as it was before the step. So it is the same training whether the networks are in
+one process or in as many.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from pipeline import parallel
 from pipeline.compress.distill import divergence
 from pipeline.compress.mixing import Weights, diverse_rate, mixed, own_shares
 from pipeline.compress.repair import reestimate_batchnorm
+from pipeline.compress.ring import Ring
 from pipeline.fit import EpochResult, Examples, FitSettings, Loss, Trainer, fit
 from pipeline.hardware import Hardware, best_hardware
 from pipeline.stage import Progress
@@ -79,7 +82,7 @@ class Cultivation(nn.Module):
         self.told: Callable[[Tensor], Tensor] | None = None
 
     def learn_from(self, network: nn.Module) -> None:
-        """Learn what a network, which goes on learning itself, says of every batch."""
+        """Learn what a network says of every batch."""
         self.told = network.eval().forward
 
     def forward(self, images: Tensor, logits: Tensor, labels: Tensor, done: float) -> Tensor:
@@ -106,7 +109,8 @@ def fit_grafted(
     """Train copies of a network in a ring; afterwards it holds the best weights any of them had.
 
     The best by the select split of all averaged weights: of every network after every epoch, and of what the
-    last graft makes of them. Batch normalisation is measured anew after every graft.
+    last graft makes of them. Batch normalisation is measured anew after every graft. Among as many processes
+    as networks each trains one; all must call it alike, and all end with the same weights.
 
     Args:
         network: as of `fit`.
@@ -121,33 +125,36 @@ def fit_grafted(
     """
     hardware = hardware or best_hardware()
     hardware.be_reproducible(seed + parallel.rank())
-    best = _Best(network)
-    with ExitStack() as stack:
-        ring = [
+    told = progress if parallel.rank() == 0 else _silent
+    ring, best = Ring(networks), _Best(network)
+    with ring.training(), ExitStack() as stack:
+        members = [
             _member(
                 stack.enter_context(make_loss(mine)),
                 mine,
-                replace(settings, learning_rate=diverse_rate(settings.learning_rate, number, networks)),
+                replace(settings, learning_rate=diverse_rate(settings.learning_rate, place + 1, networks)),
                 train,
                 hardware,
             )
-            for number, mine in enumerate((copy.deepcopy(network) for _ in range(networks)), 1)
+            for place, mine in ((place, copy.deepcopy(network)) for place in ring.places)
         ]
-        generators = [np.random.default_rng([seed, place]) for place in range(networks)]
+        generators = [np.random.default_rng([seed, place]) for place in ring.places]
         for epoch in range(settings.epochs):
-            losses = _learn(ring, train, generators, epoch, progress)
-            for place, (member, mine) in enumerate(zip(ring, losses, strict=True)):
+            losses = _learn(ring, members, train, generators, epoch, told)
+            for place, member, mine in zip(ring.places, members, losses, strict=True):
                 result = EpochResult(member.trainer.mean(mine), member.top1(select))
-                best.after_epoch(place, member.trainer.average, result)
-            _graft(ring)
-            for member in ring:
+                best.after_epoch(place, epoch, member.trainer.average, result)
+            _graft(ring, members)
+            for member in members:
                 _measure_norms(member.trainer.whole.network, train)
                 _measure_norms(member.trainer.average, train)
-        for place, member in enumerate(ring):
-            best.look(place, member.trainer.average, member.top1(select))
-    network.load_state_dict(best.weights)
+            _listen(ring, members)
+        for place, member in zip(ring.places, members, strict=True):
+            best.look(place, settings.epochs, member.trainer.average, member.top1(select))
+    weights, results, select_top1 = best.of(ring)
+    network.load_state_dict(weights)
     network.to("cpu").eval()
-    return Training(best.histories[best.place], best.select_top1)
+    return Training(results, select_top1)
 
 
 def fit_or_graft(
@@ -186,31 +193,46 @@ def fit_or_graft(
 
 
 class _Best:
-    """The best weights seen, and how every network of a ring got on."""
+    """The best weights seen here, and how every network here got on."""
 
     def __init__(self, network: nn.Module) -> None:
         self.weights: Weights = network.state_dict()
-        self.select_top1, self.place = -1.0, 0
+        self.found = (-1.0, 0, 0)
         self.histories: defaultdict[int, list[EpochResult]] = defaultdict(list)
 
-    def after_epoch(self, place: int, network: nn.Module, result: EpochResult) -> None:
+    def after_epoch(self, place: int, epoch: int, network: nn.Module, result: EpochResult) -> None:
         """Note what a network's epoch reached, and look at its weights."""
         self.histories[place].append(result)
-        self.look(place, network, result.select_top1)
+        self.look(place, epoch, network, result.select_top1)
 
-    def look(self, place: int, network: nn.Module, select_top1: float) -> None:
-        """Take these weights if none were better."""
-        if select_top1 >= self.select_top1:
-            self.select_top1, self.place = select_top1, place
+    def look(self, place: int, epoch: int, network: nn.Module, select_top1: float) -> None:
+        """Take these weights if none were better; of equals the later ones."""
+        if (select_top1, epoch, place) >= self.found:
+            self.found = (select_top1, epoch, place)
             self.weights = copy.deepcopy(network.state_dict())
+
+    def of(self, ring: Ring) -> tuple[Weights, list[EpochResult], float]:
+        """The best weights of the whole ring, their network's history and their accuracy."""
+        mine = [value for one in self.histories[self.found[2]] for value in (one.loss, one.select_top1)]
+        facts = torch.tensor([*self.found, *mine], dtype=torch.float64)
+        weights, known = ring.best(self.weights, facts)
+        select_top1, _, _, *history = known.tolist()
+        return weights, [*map(EpochResult, history[::2], history[1::2])], select_top1
 
 
 @dataclass(frozen=True)
 class _Member:
-    """A network of the ring in training, and what it learns from the one before."""
+    """A network of the ring in training.
+
+    Args:
+        trainer: of it.
+        cultivation: its loss.
+        before: holds the averaged weights of the one before it, as they were before the step.
+    """
 
     trainer: Trainer
     cultivation: Cultivation
+    before: nn.Module
 
     def top1(self, select: Examples) -> float:
         return self.trainer.select_top1(select)
@@ -221,11 +243,13 @@ def _member(
 ) -> _Member:
     cultivation = Cultivation(base)
     steps = train.steps(settings) * settings.epochs
-    return _Member(Trainer(network, cultivation, settings, steps, hardware), cultivation)
+    trainer = Trainer(network, cultivation, settings, steps, hardware)
+    return _Member(trainer, cultivation, copy.deepcopy(trainer.average))
 
 
 def _learn(
-    ring: Sequence[_Member],
+    ring: Ring,
+    members: Sequence[_Member],
     train: Examples,
     generators: Sequence[np.random.Generator],
     epoch: int,
@@ -233,24 +257,36 @@ def _learn(
 ) -> list[list[float]]:
     """An epoch of all networks, each a step in its turn; the losses of each."""
     steps = [
-        member.trainer.learning(train, rng, epoch, _named(progress, place, len(ring)))
-        for place, (member, rng) in enumerate(zip(ring, generators, strict=True))
+        member.trainer.learning(train, rng, epoch, _named(progress, place, ring.networks))
+        for place, member, rng in zip(ring.places, members, generators, strict=True)
     ]
-    turns = list(zip(*steps, strict=True))
+    turns = []
+    for losses in zip(*steps, strict=True):
+        turns.append(losses)
+        if epoch:
+            _listen(ring, members)
     return [list(losses) for losses in zip(*turns, strict=True)]
 
 
 @torch.no_grad()
-def _graft(ring: Sequence[_Member]) -> None:
+def _graft(ring: Ring, members: Sequence[_Member]) -> None:
     """Mix every network with the one before it, as they all were before; averages by the same shares."""
-    states = [copy.deepcopy(member.trainer.whole.network.state_dict()) for member in ring]
-    averages = [copy.deepcopy(member.trainer.average.state_dict()) for member in ring]
-    for place, member in enumerate(ring):
-        shares = own_shares(states[place], states[place - 1])
-        mine = mixed(states[place], states[place - 1], shares)
-        member.trainer.whole.network.load_state_dict(mine)
-        member.trainer.average.load_state_dict(mixed(averages[place], averages[place - 1], shares))
-        member.cultivation.learn_from(ring[place - 1].trainer.average)
+    states = [copy.deepcopy(member.trainer.whole.network.state_dict()) for member in members]
+    averages = [copy.deepcopy(member.trainer.average.state_dict()) for member in members]
+    before = zip(ring.before(states), ring.before(averages), strict=True)
+    for member, state, average, (other, others) in zip(members, states, averages, before, strict=True):
+        shares = own_shares(state, other)
+        member.trainer.whole.network.load_state_dict(mixed(state, other, shares))
+        member.trainer.average.load_state_dict(mixed(average, others, shares))
+
+
+@torch.no_grad()
+def _listen(ring: Ring, members: Sequence[_Member]) -> None:
+    """Let every network learn from the averaged weights the one before it has now."""
+    averages = [member.trainer.average.state_dict() for member in members]
+    for member, weights in zip(members, ring.before(averages), strict=True):
+        member.before.load_state_dict(weights)
+        member.cultivation.learn_from(member.before)
 
 
 def _measure_norms(network: nn.Module, train: Examples) -> None:
@@ -260,6 +296,10 @@ def _measure_norms(network: nn.Module, train: Examples) -> None:
     device = next(network.parameters()).device
     parts = map(train.tensors, np.array_split(chosen, -(-count // 128)))
     reestimate_batchnorm(network, [(images.to(device), labels) for images, labels in parts])
+
+
+def _silent(what: str, done: int, steps: int) -> None:
+    del what, done, steps
 
 
 def _named(progress: Progress, place: int, networks: int) -> Progress:

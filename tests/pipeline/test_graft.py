@@ -4,19 +4,25 @@ import copy
 import math
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from training_functions import CPU, examples, network
+from training_functions import CPU, examples, network, ring
 from training_functions import SETTINGS as MANY
 
 from pipeline.compress.distill import cross_entropy
 from pipeline.compress.graft import Cultivation, equal_epochs, fit_grafted, fit_or_graft
 from pipeline.compress.mixing import diverse_rate, entropy, mixed, own_share, own_shares
 from pipeline.fit import accuracy
+from pipeline.network import load_weights
+from pipeline.run import Listener, Run
+from pipeline.stage import Stage
+from pipeline.store import Store
 
+HERE = Path(__file__).parent
 SETTINGS = replace(MANY, epochs=4, batch_size=32, flip=False, shift=0)
 entropies = st.floats(0.0, math.log(10))
 
@@ -123,6 +129,22 @@ def test_grafting_is_kept_only_if_the_select_split_prefers_it():
     assert trained.select_top1 == accuracy(model, examples(seed=1))
     assert "2 grafted networks" in trained.words
     assert ("the grafted is kept" in trained.words) != ("the single one is kept" in trained.words)
+
+
+def test_a_ring_of_processes_trains_as_a_ring_in_one_does(tmp_path):
+    together, apart = network(), tmp_path / "apart"
+    trained = ring(together, 2)
+    apart.mkdir()
+    store = Store(tmp_path / "store")
+    store.prepare()
+    stage = Stage("s", "training_functions:graft", files={"out": apart}, processes=2)
+    Run(store, tmp_path, tmp_path / "debris", HERE, Listener()).run([stage])
+    results = torch.tensor([(one.loss, one.select_top1) for one in trained.results])
+    for rank in (0, 1):
+        found = load_weights(apart / f"{rank}.safetensors")
+        torch.testing.assert_close(found.pop("results"), results)
+        assert float(found.pop("select")) == pytest.approx(trained.select_top1)
+        torch.testing.assert_close(found, dict(together.state_dict()))
 
 
 def test_one_network_trains_as_it_always_did():

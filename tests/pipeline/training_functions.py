@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
 
 from pipeline import parallel
 from pipeline.compress.distill import cross_entropy
+from pipeline.compress.graft import fit_grafted
 from pipeline.fit import Examples, FitSettings, fit
 from pipeline.hardware import Hardware
 from pipeline.network import save_weights
@@ -44,6 +48,25 @@ class Scaled(nn.Module):
 
     def forward(self, images, logits, labels, done):
         return cross_entropy(images, logits * self.scale, labels, done)
+
+
+RING = replace(SETTINGS, epochs=3, batch_size=64)
+
+
+def ring(model, networks):
+    """Train a ring of networks."""
+    given = (lambda _: nullcontext(cross_entropy), examples(), examples(seed=1), RING, 0)
+    return fit_grafted(model, networks, *given, lambda *_: None, CPU)
+
+
+def graft(context):
+    """Train one network of a ring; every process leaves what it ends with."""
+    model = network()
+    trained = ring(model, parallel.size())
+    model.register_buffer("results", torch.tensor([(one.loss, one.select_top1) for one in trained.results]))
+    model.register_buffer("select", torch.tensor(trained.select_top1))
+    save_weights(model, context.files["out"] / f"{parallel.rank()}.safetensors")
+    (context.out / "done.txt").write_text("done")
 
 
 def train(context):
