@@ -1,6 +1,6 @@
 """Filter grafting against one network trained as long: a small residual network.
 
-    python benchmarks/grafting.py [--cifar10 FOLDER] [--seeds 0 1 2] [--networks 2] [--out …]
+    python benchmarks/grafting.py [--cifar10 FOLDER] [--seeds 0 1 2] [--networks 2] [--epochs 5] [--out …]
 
 Contenders, every one with the learning rate that the select split likes best for it and seed:
 
@@ -18,7 +18,7 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -41,8 +41,8 @@ from pipeline.zoo import resnet
 CONTENDERS = ("grafting", "single", "single, EMA")
 RATES = (0.05, 0.1, 0.2)
 SELECT, WIDTHS = 1000, (8, 16, 32)
-# Data set → training images and epochs of a ring.
-LENGTHS = {"fashion-mnist": (4000, 5), "cifar10": (6000, 6)}
+# Training images.
+IMAGES = {"fashion-mnist": 4000, "cifar10": 6000}
 Result = dict[str, Any]
 
 
@@ -55,9 +55,8 @@ def network(data: Pictures, seed: int) -> nn.Module:
 def splits(data: Pictures) -> tuple[Examples, Examples]:
     """Images to train with, and those that choose."""
     every = data.tasks[10]
-    images, _ = LENGTHS[data.name]
     select = data.examples(every, data.train_to, data.train_to + SELECT)
-    return data.examples(every, 0, images), select
+    return data.examples(every, 0, IMAGES[data.name]), select
 
 
 def recipe_of(data: Pictures, epochs: int, rate: float) -> FitSettings:
@@ -65,10 +64,9 @@ def recipe_of(data: Pictures, epochs: int, rate: float) -> FitSettings:
     return replace(TEACHING, epochs=epochs, learning_rate=rate, shift=data.shift)
 
 
-def grafted(data: Pictures, seed: int, rate: float, networks: int) -> Iterator[Result]:
+def grafted(data: Pictures, seed: int, rate: float, networks: int, epochs: int) -> Iterator[Result]:
     """A ring."""
-    model, epochs = network(data, seed), LENGTHS[data.name][1]
-    recipe = recipe_of(data, epochs, rate)
+    model, recipe = network(data, seed), recipe_of(data, epochs, rate)
     train, select = splits(data)
     begun = time.process_time()
     trained = fit_grafted(
@@ -78,11 +76,11 @@ def grafted(data: Pictures, seed: int, rate: float, networks: int) -> Iterator[R
     yield finished("grafting", data, model, trained.select_top1, seconds, epochs)
 
 
-def single(data: Pictures, seed: int, rate: float, networks: int) -> Iterator[Result]:
+def single(data: Pictures, seed: int, rate: float, networks: int, ring: int) -> Iterator[Result]:
     """One network; its weights as they are and averaged, each at its best epoch."""
     hardware = best_hardware()
     hardware.be_reproducible(seed)
-    model, epochs = network(data, seed), equal_epochs(networks, LENGTHS[data.name][1])
+    model, epochs = network(data, seed), equal_epochs(networks, ring)
     recipe = recipe_of(data, epochs, rate)
     train, select = splits(data)
     rng, begun = np.random.default_rng(seed), time.process_time()
@@ -107,14 +105,15 @@ def finished(
     return {"contender": name, "select": select, "test": test, "seconds": seconds, "epochs": epochs}
 
 
-def run(data: Pictures, seed: int, networks: int, lines: Path) -> None:
+def run(data: Pictures, seed: int, networks: int, epochs: int, rates: Sequence[float], lines: Path) -> None:
     """All trainings of a seed that OUT.jsonl does not hold yet."""
-    for rate in RATES:
+    for rate in rates:
         for train in (single, grafted):
-            key = {"seed": seed, "rate": rate, "networks": networks, "training": train.__name__}
+            key: Result = {"seed": seed, "rate": rate, "networks": networks, "ring": epochs}
+            key |= {"training": train.__name__}
             if any(key.items() <= line.items() for line in read(lines)):
                 continue
-            found = [key | result for result in train(data, seed, rate, networks)]
+            found = [key | result for result in train(data, seed, rate, networks, epochs)]
             with lines.open("a", encoding="utf-8") as stream:
                 stream.writelines(json.dumps(one) + "\n" for one in found)
 
@@ -123,7 +122,7 @@ def chosen(lines: list[Result]) -> list[Result]:
     """Of every contender and seed the learning rate that the select split prefers."""
     groups: dict[tuple[Any, ...], Result] = {}
     for line in lines:
-        key = (line["networks"], line["seed"], line["contender"])
+        key = (line["networks"], line["ring"], line["seed"], line["contender"])
         if key not in groups or line["select"] > groups[key]["select"]:
             groups[key] = line
     return list(groups.values())
@@ -135,21 +134,23 @@ def main() -> None:
     add_option(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--networks", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=5, help="of each network of a ring")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates to choose from")
     parser.add_argument("--out", type=Path, help="without suffix")
     arguments = parser.parse_args()
     data, out = chosen_pictures(arguments), arguments.out or default_out(arguments, "grafting")
     lines = out.with_suffix(".jsonl")
     for seed in arguments.seeds:
-        run(data, seed, arguments.networks, lines)
-    best = [cell(data, one, 0.0) for one in chosen(read(lines))]
-    every = [cell(data, one, one["rate"]) for one in read(lines)]
+        run(data, seed, arguments.networks, arguments.epochs, arguments.rates, lines)
+    best = [cell(one, 0.0) for one in chosen(read(lines))]
+    every = [cell(one, one["rate"]) for one in read(lines)]
     summary(best, CONTENDERS, out.with_suffix(".json"), reference="single, EMA")
     plot(every, CONTENDERS, out.with_suffix(".svg"), across="learning rate")
 
 
-def cell(data: Pictures, one: Result, at: float) -> Cell:
+def cell(one: Result, at: float) -> Cell:
     """A finished training as a point of the plot."""
-    panel = f"{one['networks']} networks, {LENGTHS[data.name][1]} epochs"
+    panel = f"{one['networks']} networks, {one['ring']} epochs"
     return Cell(panel, at, one["contender"], one["seed"], one["test"])
 
 
