@@ -133,3 +133,17 @@ def new(name: Path) -> None:
 
     secret, public = new_key(name)
     click.echo(f"wrote {secret} (keep it secret) and {public} (give it away)")
+
+
+@keys.command()
+@click.argument("public", type=PATH)
+def show(public: Path) -> None:
+    """Say what a PUBLIC key, a .pub file, is known by: its fingerprint, and how minisign writes it.
+
+    Example: edgewright keys show release.pub
+    """
+    from pipeline.release.keys import known_by
+    from targets.bundle.keys import read_public_key
+
+    key = known_by(read_public_key(public))
+    click.echo(f"fingerprint {key.fingerprint}\nminisign    {key.minisign}")

@@ -171,10 +171,14 @@ class Accepted(Part):
 
 
 class SigningKey(Part):
-    """Whose signature manifest.json.sig is."""
+    """Whose signatures manifest.json.sig and manifest.json.minisig are."""
 
     algorithm: Literal["Ed25519"] = "Ed25519"
     fingerprint: Sha256 = Field(description="sha256 of the 32 bytes of the public key")
+    minisign: str | None = Field(
+        default=None,
+        description="the public key as minisign writes it; null: there is no manifest.json.minisig",
+    )
 
 
 class Manifest(Part):
@@ -199,7 +203,7 @@ class Manifest(Part):
     packages: dict[str, str] = Field(description="package → version, of everything that took part")
     accepted: list[Accepted] = Field(description="[] where the build was clean, whole and stable")
     key: SigningKey | None = Field(description="null in a bundle that is not signed")
-    files: list[FileInfo] = Field(description="every file but this one and its signature, sorted by path")
+    files: list[FileInfo] = Field(description="every file but this one and its signatures, sorted by path")
 
     def text(self) -> str:
         """Return the file's content; equal manifests give equal bytes."""
