@@ -9,6 +9,7 @@ from example_record import document
 
 from pipeline.products import engine_path, onnx_path, published, resolve_targets, variants_of
 from pipeline.record import Record
+from pipeline.release.source import bundle_paths
 from pipeline.report import render
 from pipeline.report.wording import wording
 from pipeline.session import Session
@@ -82,6 +83,23 @@ def test_a_jetson_that_is_not_here_gets_its_model_alone(tmp_path):
     assert [path for path in handed_over if path.startswith("golden/")] == [
         "golden/jetson-orin-nx-tensorrt/student-int8"
     ]
+
+
+def test_mixed_precision_is_packed_where_that_gives_the_very_model_back(tmp_path):
+    mixed = "[quantize.mixed]\nbits = 5.0\n"
+    precisions = 'precisions = ["fp16", "mixed"]'
+    found = session(
+        tmp_path,
+        f'device = "jetson-orin-nx"\n{precisions}\nengine = false',
+        f'device = "any-onnxruntime"\n{precisions.replace("fp16", "fp32")}',
+        head=mixed,
+    )
+    jetson, cpu = (
+        {*bundle_paths(target, variants_of(found.settings, target)[-1]).values()} for target in found.targets
+    )
+    # The file is of the model before it got the Jetson's form, with other types and scales.
+    assert jetson == {"models/student-mixed.onnx", "golden/student-mixed"}
+    assert cpu == {"models/student-mixed.packed", "engines/student-mixed", "golden/student-mixed"}
 
 
 def test_a_jetson_without_a_host_is_refused_with_both_ways_out(tmp_path):
