@@ -266,6 +266,13 @@ def onnx_path(target: BuildTarget, variant: Variant) -> str:
     return f"models/{variant.network}{suffix}.onnx"
 
 
+def packed_path(target: BuildTarget, variant: Variant) -> str | None:
+    """Where a file is handed over that unpacks to that very ONNX file; None where there is none."""
+    if variant.precision != "mixed" or target.needs_form(variant.precision):
+        return None
+    return onnx_path(target, variant).removesuffix(".onnx") + ".packed"
+
+
 def engine_path(target: BuildTarget, variant: Variant) -> str:
     """Where a variant's engine is handed over, below the output folder."""
     return f"engines/{target.name}/{variant.network}-{variant.precision}"
@@ -287,12 +294,12 @@ def published(settings: Settings, targets: Sequence[BuildTarget]) -> dict[str, R
     for target in targets:
         for variant in variants_of(settings, target):
             found[onnx_path(target, variant)] = Ref(onnx_stage(target, variant), "model.onnx")
+            if may_ship(settings, variant):
+                golden = Ref(f"golden {target.name} {variant.name}", "golden")
+                found[golden_path(target, variant)] = golden
             if not target.section.engine:
                 continue
             found[engine_path(target, variant)] = Ref(f"compile {target.name} {variant.name}", "engine")
-            if may_ship(settings, variant) and target.obstacle is None:
-                golden = Ref(f"golden {target.name} {variant.name}", "golden")
-                found[golden_path(target, variant)] = golden
             if variant.precision == "mixed":
                 path, stage = onnx_path(target, variant).removesuffix(".onnx"), mixed(target, variant.network)
                 found[f"{path}.packed"] = Ref(stage, "model.packed")

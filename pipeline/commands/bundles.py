@@ -35,7 +35,7 @@ FORMS = ("folder", "tar.gz", "zip", "deb", "oci")
 )
 @click.option(
     "--accept",
-    type=click.Choice(["dirty", "failed", "unstable"]),
+    type=click.Choice(["dirty", "failed", "unstable", "unmeasured"]),
     multiple=True,
     help="Release such a build all the same; the bundle says so.",
 )
@@ -59,8 +59,8 @@ def release(
 ) -> None:
     """Turn a finished build into one signed, self-testing bundle for each device.
 
-    Refused, with exit code 1, where a build would run something again (dirty), a gate did not pass (failed)
-    or a measurement is not stable.
+    Refused, with exit code 1, where a build would run something again (dirty), a gate did not pass (failed),
+    a measurement is not stable, or engines were made and run nowhere (unmeasured; --all leaves these out).
 
     Example: edgewright release build.toml --all --key release.key --form tar.gz
     """
@@ -73,7 +73,7 @@ def release(
     from pipeline.verbs.release import released_document, released_text
 
     order = Order(build_file, out, target, everything, key, forms, accept, previous, allow_code, openssf_key)
-    found = make(order)
+    found = make(order, lambda line: click.echo(line, err=True))
     click.echo(json.dumps(released_document(found), indent=1) if as_json else released_text(found))
 
 
@@ -133,3 +133,17 @@ def new(name: Path) -> None:
 
     secret, public = new_key(name)
     click.echo(f"wrote {secret} (keep it secret) and {public} (give it away)")
+
+
+@keys.command()
+@click.argument("public", type=PATH)
+def show(public: Path) -> None:
+    """Say what a PUBLIC key, a .pub file, is known by: its fingerprint, and how minisign writes it.
+
+    Example: edgewright keys show release.pub
+    """
+    from pipeline.release.keys import known_by
+    from targets.bundle.keys import read_public_key
+
+    key = known_by(read_public_key(public))
+    click.echo(f"fingerprint {key.fingerprint}\nminisign    {key.minisign}")

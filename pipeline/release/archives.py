@@ -1,4 +1,4 @@
-"""A bundle's folder as .tar.gz or .zip: the manifest first, then its signature, then files by name.
+"""A bundle's folder as .tar.gz or .zip: the manifest first, then its signatures, then files by name.
 
 Owners, dates and order are fixed, so equal folders give equal bytes; targets/bundle/archive.py reads them.
 """
@@ -13,7 +13,7 @@ import zipfile
 from datetime import datetime, timezone
 from pathlib import Path
 
-from targets.bundle.listing import MANIFEST, SIGNATURE
+from targets.bundle.listing import MANIFEST, MINISIGNATURE, SIGNATURE
 
 # The first moment a zip file can name.
 ZIP_BEGINS = datetime(1980, 1, 1, tzinfo=timezone.utc)
@@ -52,7 +52,7 @@ def write_zip(folder: Path, out: Path, name: str, date: datetime) -> None:
 
 def members(folder: Path) -> list[str]:
     """Paths of a bundle's files in the order archives have them."""
-    first = [name for name in (MANIFEST, SIGNATURE) if (folder / name).exists()]
+    first = [name for name in (MANIFEST, SIGNATURE, MINISIGNATURE) if (folder / name).exists()]
     rest = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return first + [path for path in rest if path not in first]
 

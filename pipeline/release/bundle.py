@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from pipeline.products import BuildTarget
 from pipeline.release.changes import changes_text
 from pipeline.release.describe import gates_of, pixels_of, product_of, target_of
-from pipeline.release.keys import fingerprint_of
-from pipeline.release.manifest import Accepted, FileInfo, Manifest, SigningKey
+from pipeline.release.keys import public_bytes, signing_key
+from pipeline.release.manifest import Accepted, FileInfo, Manifest
 from pipeline.release.papers import licences_text, readme_text
 from pipeline.release.runner import runner_files
 from pipeline.release.sbom import sbom_text
 from pipeline.release.source import Build, bundle_paths
 from targets.bundle.folder import digest_of
-from targets.bundle.listing import MANIFEST, PART, SIGNATURE
+from targets.bundle.listing import MANIFEST, MINISIGNATURE, PART, SIGNATURE
+from targets.bundle.minisign import minisignature
 from targets.errors import ConfigError
 from targets.zipapp import FILE_NAME, device_zipapp
 
@@ -75,6 +76,8 @@ def write_bundle(wish: Wish, target: BuildTarget, folder: Path) -> Manifest:
     (folder / MANIFEST).write_bytes(content)
     if wish.key is not None:
         (folder / SIGNATURE).write_bytes(wish.key.sign(content))
+        second = minisignature(content, public_bytes(wish.key), manifest.bundle, wish.key.sign)
+        (folder / MINISIGNATURE).write_text(second, encoding="ascii", newline="\n")
     return manifest
 
 
@@ -150,7 +153,7 @@ def _manifest(wish: Wish, target: BuildTarget, files: list[FileInfo]) -> Manifes
         "record_sha256": build.record_sha256,
         "packages": build.record.packages,
         "accepted": list(wish.accepted),
-        "key": None if wish.key is None else SigningKey(fingerprint=fingerprint_of(wish.key)),
+        "key": None if wish.key is None else signing_key(wish.key),
         "files": files,
     }
     return Manifest.model_validate(document)

@@ -29,7 +29,7 @@ def _general(now: Manifest, before: Manifest) -> Iterator[str]:
     for what, new, old in (
         ("device", now.target.device, before.target.device),
         ("runtime", now.target.runtime, before.target.runtime),
-        ("compiled with", now.target.toolchain_version, before.target.toolchain_version),
+        ("compiled with", _compiled_with(now), _compiled_with(before)),
         ("data set", now.data.name, before.data.name),
         ("licence of the model", now.model_licence, before.model_licence),
         ("licence of the data", now.data.licence, before.data.licence),
@@ -40,6 +40,10 @@ def _general(now: Manifest, before: Manifest) -> Iterator[str]:
         yield f"**labels**: {', '.join(before.labels)} → {', '.join(now.labels)}"
     if now.pixels != before.pixels:
         yield "**input**: images are prepared in another way; see `pixels` in manifest.json"
+
+
+def _compiled_with(manifest: Manifest) -> str:
+    return manifest.target.toolchain_version or "what the device has"
 
 
 def _products(now: Manifest, before: Manifest) -> Iterator[str]:
@@ -55,17 +59,8 @@ def _products(now: Manifest, before: Manifest) -> Iterator[str]:
 def _product(now: ProductInfo, before: ProductInfo) -> Iterator[str]:
     if now.model.sha256_onnx == before.model.sha256_onnx:
         yield "the same model"
-    a, b = before.accuracy, now.accuracy
-    if (a.top1, a.images) != (b.top1, b.images):
-        sure = "" if _apart(a.top1_interval, b.top1_interval) else ", within what chance explains"
-        yield f"accuracy {a.top1:.2%} → {b.top1:.2%} ({100 * (b.top1 - a.top1):+.2f} points{sure})"
-    early, late = before.latency, now.latency
-    if early.median_ms != late.median_ms:
-        apart = _apart(early.median_interval_ms, late.median_interval_ms)
-        sure = "" if apart else ", within what chance explains"
-        share = late.median_ms / early.median_ms - 1
-        then, now_ms = milliseconds(early.median_ms), milliseconds(late.median_ms)
-        yield f"median latency {then} → {now_ms} ({share:+.1%}{sure})"
+    yield from _accuracy(now, before)
+    yield from _latency(now, before)
     yield from _sizes(now, before)
     if now.inputs != before.inputs or now.outputs != before.outputs:
         yield "**inputs or outputs have other names, types or shapes**"
@@ -74,9 +69,39 @@ def _product(now: ProductInfo, before: ProductInfo) -> Iterator[str]:
         yield f"operators: {' '.join(['+' + name for name in come] + ['−' + name for name in gone])}"
 
 
+def _accuracy(now: ProductInfo, before: ProductInfo) -> Iterator[str]:
+    """What engines on the device scored, or both ONNX files; one of each is no comparison."""
+    old, new = before.accuracy, now.accuracy
+    what = "accuracy"
+    if before.not_run and now.not_run:
+        old, new = before.not_run.onnx_accuracy, now.not_run.onnx_accuracy
+        what = "accuracy of the ONNX file"
+    if old and new and (old.top1, old.images) != (new.top1, new.images):
+        sure = "" if _apart(old.top1_interval, new.top1_interval) else ", within what chance explains"
+        points = 100 * (new.top1 - old.top1)
+        yield f"{what} {old.top1:.2%} → {new.top1:.2%} ({points:+.2f} points{sure})"
+    elif (old is None) != (new is None):
+        then, since = (f"{each.top1:.2%}" if each else "not measured" for each in (old, new))
+        yield f"accuracy on the device {then} → {since}"
+
+
+def _latency(now: ProductInfo, before: ProductInfo) -> Iterator[str]:
+    old, new = before.latency, now.latency
+    then, since = (milliseconds(each.median_ms) if each else "not measured" for each in (old, new))
+    if old and new and old.median_ms != new.median_ms:
+        apart = _apart(old.median_interval_ms, new.median_interval_ms)
+        sure = "" if apart else ", within what chance explains"
+        share = new.median_ms / old.median_ms - 1
+        yield f"median latency {then} → {since} ({share:+.1%}{sure})"
+    elif (old is None) != (new is None):
+        yield f"median latency {then} → {since}"
+
+
 def _sizes(now: ProductInfo, before: ProductInfo) -> Iterator[str]:
-    if now.engine.size_bytes != before.engine.size_bytes:
-        yield f"engine {before.engine.size_bytes:,} → {now.engine.size_bytes:,} bytes"
+    old, new = (each.engine.size_bytes if each.engine else None for each in (before, now))
+    if old != new:
+        then, since = ("built on the device" if size is None else f"{size:,} bytes" for size in (old, new))
+        yield f"engine {then} → {since}"
     if now.model.parameters != before.model.parameters:
         yield f"parameters {before.model.parameters:,} → {now.model.parameters:,}"
 

@@ -1,4 +1,4 @@
-"""What speaks against releasing a build: it is dirty, failed, or its measurements are not stable."""
+"""What speaks against a release: a dirty or failed build, measurements that are not stable, or none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from pipeline.release.source import Build
 from pipeline.run import Decision
 from targets.errors import ReleaseRefused
 
-KINDS = ("dirty", "failed", "unstable")
+MENDS = {
+    "dirty": "build again",
+    "failed": "build again",
+    "unstable": "build again",
+    "unmeasured": 'build with host = "ssh://…", which gates and times engines on the device',
+}
 # Counters that only rise while the processor is held back.
 THROTTLES = ("throttle_events", "cgroup_throttled_periods")
 
@@ -29,9 +34,10 @@ def require_accepted(concerns: Iterable[Accepted], told: Collection[str]) -> Non
     if refused:
         kinds = " ".join(f"--accept {kind}" for kind in dict.fromkeys(each.kind for each in refused))
         lines = "".join(f"\n    {concern.kind}: {concern.what}" for concern in refused)
+        mends = ", ".join(dict.fromkeys(MENDS[concern.kind] for concern in refused))
         raise ReleaseRefused(
             f"this build is not fit for release:{lines}",
-            mend=f"build again; or release it all the same, which the bundle will say: {kinds}",
+            mend=f"{mends}; or release it all the same, which the bundle will say: {kinds}",
         )
 
 
@@ -43,7 +49,7 @@ def concerns_of(build: Build, target: str, decisions: Sequence[Decision]) -> lis
         target: name of the target to release.
         decisions: what building again would do now.
     """
-    found = [*_dirty(decisions), *_failed(build), *_unstable(build, target)]
+    found = [*_dirty(decisions), *_failed(build), *_unstable(build, target), *_unmeasured(build, target)]
     return [Accepted.model_validate({"kind": kind, "what": what}) for kind, what in found]
 
 
@@ -75,8 +81,15 @@ def _unstable(build: Build, target: str) -> Iterator[tuple[str, str]]:
             if width > limit:
                 where = f"{result.variant} on {result.target}"
                 yield "unstable", f"the median of {where} is known to within {width:.0%}, not {limit:.0%}"
-    machine = build.record.environments[target]
+    machine = build.record.environments.get(target)
+    if machine is None:
+        return
     for counter in THROTTLES:
         before, after = (float(state.get(counter, 0)) for state in (machine.before, machine.after))
         if after > before:
             yield "unstable", f"{target}: {counter} rose by {after - before:g} while measuring"
+
+
+def _unmeasured(build: Build, target: str) -> Iterator[tuple[str, str]]:
+    for obstacle in dict.fromkeys(each.obstacle for each in build.not_run(target)):
+        yield "unmeasured", f"what was made for {target} was run nowhere: {obstacle}"

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipeline.onnxmodel.file import read_model
+from pipeline.onnxmodel.file import describe, read_model
 from pipeline.products import (
     BuildTarget,
     Variant,
@@ -15,9 +15,11 @@ from pipeline.products import (
     golden_path,
     onnx_path,
     onnx_stage,
+    packed_path,
+    source_stage,
     timed_target,
 )
-from pipeline.record import Result
+from pipeline.record import Accuracy, Result
 from pipeline.release.source import AGAIN, Build, bundle_paths
 from targets.errors import ReleaseRefused
 from targets.tensorrt import TIMING_CACHE_FILE
@@ -26,7 +28,8 @@ from targets.toolchain import Engine
 
 def target_of(build: Build, target: BuildTarget) -> dict[str, Any]:
     """What the bundle runs on."""
-    recorded = next(each for each in build.record.targets if each.name == target.name)
+    run = next((each for each in build.record.targets if each.name == target.name), None)
+    version = run.toolchain_version if run else build.not_run(target.name)[0].toolchain_version
     return {
         "name": target.name,
         "device": target.device.name,
@@ -34,10 +37,10 @@ def target_of(build: Build, target: BuildTarget) -> dict[str, Any]:
         "architecture": target.device.architecture,
         "cpu_flags_required": target.device.cpu_flags_required,
         "toolchain": target.toolchain,
-        "toolchain_version": recorded.toolchain_version,
+        "toolchain_version": version,
         "runtime": target.capability.runtime,
         "threads": target.section.threads,
-        "fingerprint": recorded.fingerprint,
+        "fingerprint": run.fingerprint if run else {},
     }
 
 
@@ -59,37 +62,74 @@ def pixels_of(build: Build, target: BuildTarget) -> dict[str, Any]:
 
 
 def product_of(build: Build, target: BuildTarget, variant: Variant) -> dict[str, Any]:
-    """One product: its model, engine, recipe, tensors, accuracy and latency."""
-    result = next(
-        each for each in build.record.results if each.target == target.name and each.variant == variant.name
-    )
+    """One product: its model, engine, recipe, tensors, and what is known of its accuracy and latency."""
+    model = _model(build, target, variant)
+    made = _made(build, target, variant) if target.section.engine else _to_be_made(build, target, variant)
+    runtime = f"ONNX Runtime {build.record.packages.get('onnxruntime', '')}".strip()
+    return {
+        "variant": variant.name,
+        "network": variant.network,
+        "precision": variant.precision,
+        "model": model,
+        "golden": bundle_paths(target, variant)[golden_path(target, variant)],
+        "golden_source": f"{runtime}, running the ONNX file as it is written",
+        **made,
+        **_found_out(build, target, variant),
+    }
+
+
+def _made(build: Build, target: BuildTarget, variant: Variant) -> dict[str, Any]:
+    """An engine that the bundle has, and how to build it again."""
     engine = Engine.load(build.output / engine_path(target, variant))
-    paths = bundle_paths(target, variant)
+    path = bundle_paths(target, variant)[engine_path(target, variant)]
     options = {
         "toolchain": engine.toolchain,
         "precision": engine.options.precision,
         "threads": engine.options.threads,
         "raw": dict(engine.options.raw),
     }
+    header = {
+        "path": path,
+        "toolchain_version": engine.toolchain_version,
+        "size_bytes": engine.size_bytes,
+        "notes": list(engine.notes),
+    }
     return {
-        "variant": variant.name,
-        "network": variant.network,
-        "precision": variant.precision,
-        "model": _model(build, target, variant),
-        "engine": {
-            "path": paths[engine_path(target, variant)],
-            "toolchain_version": engine.toolchain_version,
-            "size_bytes": engine.size_bytes,
-            "notes": list(engine.notes),
-        }
-        | options,
-        "recipe": {"device": engine.device} | options | _pinned(engine, paths[engine_path(target, variant)]),
+        "engine": header | options,
+        "recipe": {"device": engine.device} | options | _pinned(engine, path),
         "inputs": [_tensor(spec) for spec in engine.inputs],
         "outputs": [_tensor(spec) for spec in engine.outputs],
-        "golden": paths[golden_path(target, variant)],
-        "accuracy": _accuracy(build, result),
-        "latency": _latency(build, target, result),
     }
+
+
+def _to_be_made(build: Build, target: BuildTarget, variant: Variant) -> dict[str, Any]:
+    """An engine that the device builds."""
+    path = onnx_path(target, variant)
+    facts = describe(read_model(build.files(path)[path]))
+    return {
+        "engine": None,
+        "recipe": {
+            "device": target.device.name,
+            "toolchain": target.toolchain,
+            "precision": variant.runs_as,
+            "threads": target.section.threads,
+            "raw": target.raw,
+        },
+        "inputs": [_tensor(spec) for spec in facts.inputs],
+        "outputs": [_tensor(spec) for spec in facts.outputs],
+    }
+
+
+def _found_out(build: Build, target: BuildTarget, variant: Variant) -> dict[str, Any]:
+    """Accuracy and latency of an engine that was run; what is known instead of one that was not."""
+    for built in build.not_run(target.name):
+        if built.variant == variant.name:
+            known = {"obstacle": built.obstacle, "onnx_accuracy": _accuracy(build, built.estimate)}
+            return {"accuracy": None, "latency": None, "not_run": known}
+    result = next(
+        each for each in build.record.results if each.target == target.name and each.variant == variant.name
+    )
+    return {"accuracy": _accuracy(build, result.accuracy), "latency": _latency(build, target, result)}
 
 
 def _pinned(engine: Engine, folder: str) -> dict[str, Any]:
@@ -103,8 +143,9 @@ def gates_of(build: Build, target: BuildTarget) -> list[Any]:
     """The comparisons a device's products went through, in the record's order."""
     names = set()
     for variant in build.products(target):
-        stages = (onnx_stage(target, variant), f"compile {target.name} {variant.name}")
+        stages = (source_stage(target, variant), onnx_stage(target, variant))
         names |= {f"export {variant.network}", f"simplify {variant.network}", *stages}
+        names.add(f"compile {target.name} {variant.name}")
         names.add(f"quantize {variant.network} {target.name}")
     return [gate for gate in build.record.gates if gate.name in names]
 
@@ -123,7 +164,7 @@ def _model(build: Build, target: BuildTarget, variant: Variant) -> dict[str, Any
     )
     return {
         "path": shipped,
-        "packed": variant.precision == "mixed",
+        "packed": packed_path(target, variant) is not None,
         "sha256_onnx": build.digests[path],
         "opset": network.opset,
         "operators": dict(sorted(operators.items())),
@@ -132,8 +173,7 @@ def _model(build: Build, target: BuildTarget, variant: Variant) -> dict[str, Any
     }
 
 
-def _accuracy(build: Build, result: Result) -> dict[str, Any]:
-    found = result.accuracy
+def _accuracy(build: Build, found: Accuracy) -> dict[str, Any]:
     return {
         "top1": found.top1,
         "top1_interval": found.top1_interval,

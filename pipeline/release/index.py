@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.disk import write_whole
+from pipeline.release.feed import Feed, FeedFile, feed_entry
 from pipeline.release.manifest import Manifest
 from targets.toolchain import file_sha256
 
 SUMS, FEED = "SHA256SUMS", "releases.json"
-FEED_SCHEMA = "edgewright.releases/1"
 
 
 def write_index(folder: Path, released: Mapping[str, tuple[Manifest, Sequence[Path]]]) -> list[Path]:
@@ -27,42 +27,22 @@ def write_index(folder: Path, released: Mapping[str, tuple[Manifest, Sequence[Pa
     files = sorted(_file(form) for _, forms in released.values() for form in forms)
     lines = [f"{file_sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
     write_whole(folder / SUMS, "".join(lines))
-    feed = {
-        "schema": FEED_SCHEMA,
-        "releases": [_entry(folder, *found) for _, found in sorted(released.items())],
-    }
+    entries = [
+        feed_entry(manifest, [_described(folder, form) for form in forms])
+        for _, (manifest, forms) in sorted(released.items())
+    ]
+    feed = Feed(releases=entries).model_dump(mode="json", by_alias=True)
     write_whole(folder / FEED, json.dumps(feed, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     return [folder / SUMS, folder / FEED]
 
 
-def _entry(folder: Path, manifest: Manifest, forms: Sequence[Path]) -> dict[str, object]:
-    return {
-        "bundle": manifest.bundle,
-        "name": manifest.name,
-        "version": manifest.version,
-        "description": manifest.description,
-        "released_from": manifest.released_from,
-        "target": manifest.target.name,
-        "device": manifest.target.device,
-        "architecture": manifest.target.architecture,
-        "runtime": f"{manifest.target.toolchain} {manifest.target.runtime}",
-        "accepted": [concern.kind for concern in manifest.accepted],
-        "key": manifest.key.fingerprint if manifest.key else None,
-        "products": [
-            {
-                "variant": product.variant,
-                "top1": product.accuracy.top1,
-                "median_ms": product.latency.median_ms,
-                "promised_ms": product.latency.promised_ms,
-            }
-            for product in manifest.products
-        ],
-        "files": [
-            {"path": form.relative_to(folder).as_posix()}
-            | {"sha256": file_sha256(_file(form)), "size_bytes": _file(form).stat().st_size}
-            for form in forms
-        ],
-    }
+def _described(folder: Path, form: Path) -> FeedFile:
+    file = _file(form)
+    return FeedFile(
+        path=form.relative_to(folder).as_posix(),
+        sha256=file_sha256(file),
+        size_bytes=file.stat().st_size,
+    )
 
 
 def _file(form: Path) -> Path:

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.release.manifest import SigningKey
 from targets.bundle.keys import OTHERS_ANYTHING, fingerprint, public_pem, read_key_file
+from targets.bundle.minisign import minisign_key
 from targets.errors import BundleError, ConfigError, ToolchainMissing
 
 if TYPE_CHECKING:
@@ -70,9 +72,14 @@ def public_bytes(key: Ed25519PrivateKey) -> bytes:
     return key.public_key().public_bytes_raw()
 
 
-def fingerprint_of(key: Ed25519PrivateKey) -> str:
-    """Return what the public half is known by."""
-    return fingerprint(public_bytes(key))
+def signing_key(key: Ed25519PrivateKey) -> SigningKey:
+    """Return what manifests say of the public half."""
+    return known_by(public_bytes(key))
+
+
+def known_by(public: bytes) -> SigningKey:
+    """Return what a public key, 32 bytes, is known by."""
+    return SigningKey(fingerprint=fingerprint(public), minisign=minisign_key(public))
 
 
 def _ed25519() -> type[Ed25519PrivateKey]:

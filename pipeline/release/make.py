@@ -6,7 +6,7 @@ import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Order:
         everything: a bundle for every target, with SHA256SUMS and a feed.
         key: file of the secret key; None makes bundles that are not signed.
         forms: "folder", and those of `pipeline.release.forms`.
-        accept: kinds of concerns to release in spite of: dirty, failed, unstable.
+        accept: kinds of concerns to release in spite of: dirty, failed, unstable, unmeasured.
         previous: folder of earlier releases, or of one bundle, to tell what changed.
         allow_code: the build file may name Python code of its own.
         openssf_key: file of an elliptic-curve key; None makes no signature of OpenSSF's.
@@ -65,18 +65,39 @@ class Released:
     forms: list[Path]
 
 
-def release(order: Order) -> list[Released]:
+def release(order: Order, tell: Callable[[str], None] = lambda _: None) -> list[Released]:
     """Make bundles from a finished build.
 
+    Args:
+        order: what, and how.
+        tell: given a line for every target that "everything" leaves out: those that were run nowhere.
+
     Raises:
-        ReleaseRefused: the build is dirty, failed or unstable, and that was not accepted.
+        ReleaseRefused: the build is dirty, failed, unstable or unmeasured, and that was not accepted.
         ConfigError: there is no finished build, no such target, or something lies where a bundle should.
         BundleError: the key cannot be used.
     """
     session = Session(order.build_file, order.allow_code)
     build = open_build(session.output, session.folder)
-    chosen = build.targets if order.everything else [build.target(order.target)]
+    chosen = everything(build, order.accept, tell) if order.everything else [build.target(order.target)]
     return release_build(build, chosen, session.explain(), order)
+
+
+def everything(build: Build, accept: Sequence[str], tell: Callable[[str], None]) -> list[BuildTarget]:
+    """Every target that was run; and those that were not, where that is accepted or there are no others.
+
+    Args:
+        build: with the targets.
+        accept: kinds of concerns to release in spite of.
+        tell: given a line for every target that is left out.
+    """
+    run = [target for target in build.targets if not build.not_run(target.name)]
+    if not run or "unmeasured" in accept:
+        return build.targets
+    for target in build.targets:
+        for obstacle in dict.fromkeys(each.obstacle for each in build.not_run(target.name)):
+            tell(f"{target.name} is left out, it was run nowhere: {obstacle} (--accept unmeasured)")
+    return run
 
 
 def release_build(

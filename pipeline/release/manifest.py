@@ -35,10 +35,14 @@ class DeviceTarget(Part):
     architecture: Literal["x86_64", "aarch64", "any"]
     cpu_flags_required: list[str] = Field(description="as Linux names them; 'a|b' means either")
     toolchain: str
-    toolchain_version: str = Field(description="the engines were compiled with")
+    toolchain_version: str | None = Field(
+        description="the engines were compiled with; null where they are built on the device alone"
+    )
     runtime: str = Field(description="versions of the runtime that take the model, as in '>=1.23,<2'")
     threads: int
-    fingerprint: dict[str, str] = Field(description="of the machine engines were made and timed on")
+    fingerprint: dict[str, str] = Field(
+        description="of the machine engines were timed on; {} where they were run nowhere"
+    )
 
 
 class Tensor(Part):
@@ -122,6 +126,15 @@ class Scored(Part):
     recall: dict[str, float | None] = Field(description="label → share found")
 
 
+class NotRun(Part):
+    """What is known of a product whose engine was run nowhere before it was released."""
+
+    obstacle: str = Field(description="why the build did not run it")
+    onnx_accuracy: Scored = Field(
+        description="of its ONNX file, run by ONNX Runtime; the engine's may differ"
+    )
+
+
 class ProductInfo(Part):
     """One variant that is shipped."""
 
@@ -129,13 +142,15 @@ class ProductInfo(Part):
     network: str
     precision: str
     model: ModelFile
-    engine: EngineHeader
+    engine: EngineHeader | None = Field(description="null where the device builds it, by the recipe")
     recipe: Recipe
     inputs: list[Tensor]
     outputs: list[Tensor]
     golden: str = Field(description="folder of real inputs, expected outputs and tolerances")
-    accuracy: Scored
-    latency: Timed
+    golden_source: str | None = Field(default=None, description="what gave the expected outputs")
+    accuracy: Scored | None = Field(description="of the engine on the device; null where it was run nowhere")
+    latency: Timed | None = Field(description="of the engine on the device; null where it was run nowhere")
+    not_run: NotRun | None = Field(default=None, description="where there is no accuracy and no latency")
 
 
 class DataInfo(Part):
@@ -151,15 +166,19 @@ class DataInfo(Part):
 class Accepted(Part):
     """Something that would have kept the build from being released, had nobody accepted it."""
 
-    kind: Literal["dirty", "failed", "unstable"]
+    kind: Literal["dirty", "failed", "unstable", "unmeasured"]
     what: str
 
 
 class SigningKey(Part):
-    """Whose signature manifest.json.sig is."""
+    """Whose signatures manifest.json.sig and manifest.json.minisig are."""
 
     algorithm: Literal["Ed25519"] = "Ed25519"
     fingerprint: Sha256 = Field(description="sha256 of the 32 bytes of the public key")
+    minisign: str | None = Field(
+        default=None,
+        description="the public key as minisign writes it; null: there is no manifest.json.minisig",
+    )
 
 
 class Manifest(Part):
@@ -184,7 +203,7 @@ class Manifest(Part):
     packages: dict[str, str] = Field(description="package → version, of everything that took part")
     accepted: list[Accepted] = Field(description="[] where the build was clean, whole and stable")
     key: SigningKey | None = Field(description="null in a bundle that is not signed")
-    files: list[FileInfo] = Field(description="every file but this one and its signature, sorted by path")
+    files: list[FileInfo] = Field(description="every file but this one and its signatures, sorted by path")
 
     def text(self) -> str:
         """Return the file's content; equal manifests give equal bytes."""

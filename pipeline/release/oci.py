@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.release.archives import write_tar_gz
 from pipeline.release.manifest import Manifest
-from targets.bundle.listing import MANIFEST, SIGNATURE
+from targets.bundle.listing import MANIFEST, MINISIGNATURE, SIGNATURE
 
 ARTIFACT = "application/vnd.edgewright.bundle.v1"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -20,12 +20,13 @@ EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 LAYERS = {
     MANIFEST: "application/vnd.edgewright.manifest.v1+json",
     SIGNATURE: "application/vnd.edgewright.signature.v1",
+    MINISIGNATURE: "application/vnd.edgewright.minisignature.v1",
 }
 TITLE = "org.opencontainers.image.title"
 
 
 def write_oci(folder: Path, out: Path, manifest: Manifest, date: datetime) -> None:
-    """Write an OCI layout: the bundle as .tar.gz, and beside it the manifest and its signature.
+    """Write an OCI layout: the bundle as .tar.gz, and beside it the manifest and its signatures.
 
     Args:
         folder: the bundle.

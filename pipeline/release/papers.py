@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.release.manifest import Manifest
+from pipeline.release.manifest import Manifest, Scored
 from targets.bundle.figures import milliseconds
 
 
@@ -27,5 +27,11 @@ def _rendered(template: str, manifest: Manifest) -> str:
         lstrip_blocks=True,
         autoescape=False,
     )
-    environment.filters["milliseconds"] = milliseconds
+    environment.filters |= {"milliseconds": milliseconds, "accuracy": _accuracy}
     return environment.get_template(template).render(m=manifest, first=manifest.products[0])
+
+
+def _accuracy(scored: Scored) -> str:
+    low, high = scored.top1_interval
+    share = f"{100 * scored.top1:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
+    return f"{share} of {scored.images} test images"

@@ -37,7 +37,7 @@ def bundle_cmake(manifest: Manifest, folder: Path) -> str:
         "EDGEWRIGHT_TOOLCHAIN": manifest.target.toolchain,
         "EDGEWRIGHT_THREADS": str(manifest.target.threads),
         "EDGEWRIGHT_PRECISION": product.recipe.precision,
-        "EDGEWRIGHT_ENGINE": product.engine.path,
+        "EDGEWRIGHT_ENGINE": product.engine.path if product.engine else "",
         "EDGEWRIGHT_MODEL": product.model.path,
         "EDGEWRIGHT_GOLDEN": product.golden,
         "EDGEWRIGHT_RELATIVE_L2": str(golden["tolerance"].get("relative_l2", DEFAULT_RELATIVE_L2)),

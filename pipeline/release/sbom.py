@@ -27,6 +27,13 @@ except ImportError as error:
 # Serial numbers are made from what a bundle holds, below this name.
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/edgewright")
 NOT_STATED = "not stated"
+# Toolchain → type and name of the package that is its runtime, where that is not PyPI's of the same name.
+RUNTIMES = {
+    "myriad": ("pypi", "openvino"),
+    "npu": ("pypi", "openvino"),
+    "tensorrt": ("generic", "tensorrt"),
+    "tensorrt_rtx": ("pypi", "tensorrt-rtx-cu13"),
+}
 
 
 def sbom_text(manifest: Manifest, files: Sequence[FileInfo], finished: datetime) -> str:
@@ -83,17 +90,20 @@ def _components(manifest: Manifest, files: Sequence[FileInfo]) -> Iterable[Compo
             bom_ref=f"file:{file.path}",
             hashes=[HashType(alg=HashAlgorithm.SHA_256, content=file.sha256)],
         )
-    runtime = manifest.target.toolchain
-    yield _package(runtime, manifest.target.toolchain_version, ComponentScope.REQUIRED)
+    toolchain, version_made = manifest.target.toolchain, manifest.target.toolchain_version
+    kind, runtime = RUNTIMES.get(toolchain, ("pypi", toolchain))
+    yield _package(runtime, version_made, ComponentScope.REQUIRED, kind)
     for name, version in sorted(manifest.packages.items()):
-        if name != runtime:
+        if name != toolchain and (name, version) != (runtime, version_made):
             scope = ComponentScope.REQUIRED if name == "numpy" else ComponentScope.EXCLUDED
             yield _package(name, version, scope)
 
 
 def _model(product: ProductInfo, manifest: Manifest) -> Component:
-    facts: dict[str, Any] = {
-        "accuracy": f"{product.accuracy.top1:.4f}",
+    accuracy = {"accuracy": product.accuracy} if product.accuracy else {}
+    if product.not_run:
+        accuracy = {"onnx_accuracy": product.not_run.onnx_accuracy}
+    facts: dict[str, Any] = {name: f"{scored.top1:.4f}" for name, scored in accuracy.items()} | {
         "opset": product.model.opset,
         "parameters": product.model.parameters,
         "precision": product.precision,
@@ -109,8 +119,8 @@ def _model(product: ProductInfo, manifest: Manifest) -> Component:
     )
 
 
-def _package(name: str, version: str, scope: ComponentScope | None) -> Component:
-    purl = PackageURL("pypi", name=name, version=version)
+def _package(name: str, version: str | None, scope: ComponentScope | None, kind: str = "pypi") -> Component:
+    purl = PackageURL(kind, name=name, version=version)
     return Component(
         name=name,
         version=version,

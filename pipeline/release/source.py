@@ -17,11 +17,12 @@ from pipeline.products import (
     engine_path,
     golden_path,
     onnx_path,
+    packed_path,
     resolve_targets,
     variants_of,
 )
 from pipeline.publish import LIST_FILE
-from pipeline.record import Record
+from pipeline.record import Built, Record
 from pipeline.report import load
 from targets.errors import ConfigError, ReleaseRefused
 from targets.toolchain import file_sha256
@@ -47,9 +48,9 @@ class Build:
 
     @cached_property
     def targets(self) -> list[BuildTarget]:
-        """The devices it was for and was run on: nothing is released that no gate has seen there."""
-        run = {target.name for target in self.record.targets}
-        return [target for target in resolve_targets(self.settings, self.folder) if target.name in run]
+        """The devices it was for, in the build file's order."""
+        known = {each.name for each in self.record.targets} | {each.target for each in self.record.built}
+        return [target for target in resolve_targets(self.settings, self.folder) if target.name in known]
 
     @property
     def record_sha256(self) -> str:
@@ -77,15 +78,7 @@ class Build:
 
         Raises:
             ConfigError: there is none of that name, or more than one to choose from.
-            ReleaseRefused: its engines were made and not run.
         """
-        for built in self.record.built:
-            if built.target == name:
-                raise ReleaseRefused(
-                    f"the engines of {name} were made and not run: {built.obstacle}",
-                    where=str(self.output),
-                    mend='build with host = "ssh://…", which gates and times them on the device',
-                )
         names = [target.name for target in self.targets]
         if name is None and len(names) == 1:
             return self.targets[0]
@@ -96,8 +89,13 @@ class Build:
 
     def products(self, target: BuildTarget) -> list[Variant]:
         """What ships for a target, as it turned out: an engine that did not pay may have been set aside."""
-        shipped = next(each.products for each in self.record.targets if each.name == target.name)
+        shipped = {name for each in self.record.targets if each.name == target.name for name in each.products}
+        shipped |= {each.variant for each in self.not_run(target.name) if each.role == "product"}
         return [variant for variant in variants_of(self.settings, target) if variant.name in shipped]
+
+    def not_run(self, target: str) -> list[Built]:
+        """What was made for a target and run nowhere; [] where engines were run."""
+        return [each for each in self.record.built if each.target == target]
 
     def files(self, below: str) -> dict[str, Path]:
         """Files at or below a path of the output folder: path relative to it → file; each as handed over.
@@ -145,11 +143,9 @@ def open_build(output: Path, folder: Path) -> Build:
 def bundle_paths(target: BuildTarget, variant: Variant) -> dict[str, str]:
     """What of one product goes into a bundle: path below the output folder → path in the bundle."""
     name = f"{variant.network}-{variant.precision}"
-    model = onnx_path(target, variant)
-    if variant.precision == "mixed":
-        model = model.removesuffix(".onnx") + ".packed"
+    model = packed_path(target, variant) or onnx_path(target, variant)
+    engine = {engine_path(target, variant): f"engines/{name}"} if target.section.engine else {}
     return {
         model: f"models/{name}{Path(model).suffix}",
-        engine_path(target, variant): f"engines/{name}",
         golden_path(target, variant): f"golden/{name}",
-    }
+    } | engine

@@ -27,7 +27,9 @@ class Step(Part):
     )
     median_ms: float | None = Field(default=None, description="latency: as measured here")
     median_interval_ms: Interval | None = Field(default=None, description="latency: 95 %")
-    promised_ms: float | None = Field(default=None, description="latency: fails where all of it is above")
+    promised_ms: float | None = Field(
+        default=None, description="latency: fails where all of it is above; absent where none was promised"
+    )
 
 
 class Verdict(Part):

@@ -25,8 +25,8 @@ LARGEST_INPUTS = 1 << 20
 def choose(context: Context) -> None:
     """Choose images, and run the ONNX file on them as it is written. Artefact: golden, a folder.
 
-    An engine has to come as close to these outputs as the build's own gate asked of it. Images whose
-    classes are a close call are left out, so that the class has to be the same for every one of them.
+    An engine has to come as close to these outputs as the build asks of engines of its precision. Images
+    whose classes are a close call are left out, so that the class has to be the same for every one of them.
     """
     model = OnnxSession(context.inputs["model"])
     stored = evenly(read_images(context.inputs["calibrate"]), CANDIDATES)
@@ -34,7 +34,6 @@ def choose(context: Context) -> None:
     candidates = {model.inputs[0].name: prepare(stored)}
     chosen = clearest(model(candidates), how_many(candidates))
     inputs = {name: array[chosen] for name, array in candidates.items()}
-    gate = json.loads(context.inputs["gate"].read_text(encoding="utf-8"))
     folder = context.out / "golden"
     folder.mkdir()
     np.save(folder / "images.npy", stored[chosen])
@@ -45,7 +44,7 @@ def choose(context: Context) -> None:
         "preprocess": asdict(prepare),
         "inputs": _write(folder, "input", inputs),
         "outputs": _write(folder, "output", model(inputs)),
-        "tolerance": {check["metric"]: check["limit"] for check in gate["checks"]},
+        "tolerance": {name: limit for name, limit in context.settings["limits"].items() if limit is not None},
     }
     text = json.dumps(document, indent=1, sort_keys=True) + "\n"
     (folder / "golden.json").write_text(text, encoding="utf-8")

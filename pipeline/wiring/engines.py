@@ -103,8 +103,8 @@ def target_stages(request: Request, target: BuildTarget) -> Iterator[Stage]:
             yield _compile(request, target, variant)
         if target.obstacle is None:
             yield _engine_gate(request, target, variant)
-            if may_ship(request.settings, variant):
-                yield _golden(request, target, variant)
+        if may_ship(request.settings, variant):
+            yield _golden(request, target, variant)
     if target.obstacle is None:
         yield _measure(request, target, variants)
     for variant in variants:
@@ -265,16 +265,13 @@ def _engine_gate(request: Request, target: BuildTarget, variant: Variant) -> Sta
 
 
 def _golden(request: Request, target: BuildTarget, variant: Variant) -> Stage:
-    """Inputs and outputs that a release carries to the device; the gate says how close is close enough."""
-    compiled = f"compile {target.name} {variant.name}"
+    """Inputs and outputs that a release carries to the device, and how close its engine has to come."""
     return Stage(
         f"golden {target.name} {variant.name}",
         "pipeline.stages.golden:choose",
-        inputs={
-            "model": Ref(onnx_stage(target, variant), "model.onnx"),
-            "gate": Ref(f"gate {compiled}", "gate.json"),
-        }
+        inputs={"model": Ref(onnx_stage(target, variant), "model.onnx")}
         | request.data("calibrate", "preprocess"),
+        settings={"limits": request.limits(ENGINE_GATES[variant.precision])},
         tools=ONNX_TOOLS,
     )
 

@@ -93,17 +93,20 @@ class Request:
             rest: of the stage.
         """
         own = f"check_{'engine' if kind.startswith('engine') else kind}"
-        limits = DEFAULT_THRESHOLDS[kind].model_dump()
-        chosen = self.settings.gates.limits.get(kind)
-        limits |= chosen.model_dump(exclude_none=True) if chosen else {}
         return Stage(
             f"gate {name}",
             f"pipeline.stages.gates:{function or own}",
             inputs=inputs | self.data("calibrate", "preprocess"),
-            settings={"name": name, "limits": limits, "samples": self.settings.gates.samples}
+            settings={"name": name, "limits": self.limits(kind), "samples": self.settings.gates.samples}
             | (settings or {}),
             **({"tools": ONNX_TOOLS} | rest),
         )
+
+    def limits(self, kind: GateKind) -> dict[str, float | None]:
+        """Limits of gates of a kind: metric → limit, None where it is not checked."""
+        limits: dict[str, float | None] = DEFAULT_THRESHOLDS[kind].model_dump()
+        chosen = self.settings.gates.limits.get(kind)
+        return limits | (chosen.model_dump(exclude_none=True) if chosen else {})
 
     def runtime(self, target: BuildTarget) -> dict[str, Any]:
         """What every stage that uses a target's runtime depends on, wherever that is."""

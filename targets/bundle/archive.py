@@ -17,7 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Callable, Iterator, NamedTuple, Union
 
-from targets.bundle.listing import LARGEST_MANIFEST, MANIFEST, SIGNATURE, FileEntry, Listing, read_listing
+from targets.bundle.listing import (
+    LARGEST_MANIFEST,
+    MANIFEST,
+    MINISIGNATURE,
+    SIGNATURE,
+    FileEntry,
+    Listing,
+    check_minisignature,
+    read_listing,
+)
 from targets.errors import BundleError
 
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
@@ -107,7 +116,11 @@ def _check(members: Iterator[Member], key: bytes, out: Path | None) -> Listing:
         raise BundleError(
             f"its folder is {top!r}, the bundle's name is {listing.name!r}", where=top, mend=AGAIN
         )
-    for name, content in ((MANIFEST, manifest), (SIGNATURE, signature)):
+    heads = {MANIFEST: manifest, SIGNATURE: signature}
+    if MINISIGNATURE in listing.heads:
+        again, heads[MINISIGNATURE] = _head(members, MINISIGNATURE)
+        check_minisignature(listing, manifest, heads[MINISIGNATURE], key)
+    for name, content in heads.items():
         if out is not None:
             (out / name).write_bytes(content)
     seen: set[str] = set()
@@ -126,7 +139,7 @@ def _check(members: Iterator[Member], key: bytes, out: Path | None) -> Listing:
 
 
 def _head(members: Iterator[Member], name: str) -> tuple[str, bytes]:
-    """Read one of the two small files that come first; return its folder and content."""
+    """Read one of the small files that come first; return its folder and content."""
     member = next(members, None)
     if member is None or member.path.partition("/")[2] != name:
         found = "nothing" if member is None else repr(member.path)

@@ -22,6 +22,8 @@ def engine_here(
 ) -> tuple[Engine, str]:
     """Return an engine that opens here, and where it came from.
 
+    One that did not come with the bundle is built.
+
     Args:
         bundle: its folder.
         listing: what the bundle says.
@@ -33,12 +35,14 @@ def engine_here(
         ToolchainMissing: it is not installed here.
     """
     toolchain = load_toolchain(listing.document["target"]["toolchain"])
-    shipped = Engine.load(bundle / product["engine"]["path"])
-    try:
-        toolchain.open(shipped).close()
-        return shipped, "the engine in the bundle"
-    except ModelError as error:
-        reason = error.what
+    reason = "the bundle has the model alone"
+    if product["engine"]:
+        shipped = Engine.load(bundle / product["engine"]["path"])
+        try:
+            toolchain.open(shipped).close()
+            return shipped, "the engine in the bundle"
+        except ModelError as error:
+            reason = error.what
     digest = listing.files[product["model"]["path"]].sha256
     folder = cache / "bundles" / _slug(f"{listing.name}-{product['variant']}-{digest[:16]}")
     try:

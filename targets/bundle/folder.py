@@ -11,9 +11,11 @@ from typing import Iterator
 from targets.bundle.listing import (
     LARGEST_MANIFEST,
     MANIFEST,
+    MINISIGNATURE,
     SIGNATURE,
     FileEntry,
     Listing,
+    check_minisignature,
     is_safe,
     parents,
     read_listing,
@@ -44,6 +46,7 @@ def verify_folder(folder: Path, key: bytes | None) -> Listing:
     if content is None:
         raise BundleError("there is no manifest", where=str(folder / MANIFEST), mend="get the bundle again")
     listing = read_listing(content, _small_file(folder, SIGNATURE), key)
+    check_minisignature(listing, content, _small_file(folder, MINISIGNATURE), key)
     try:
         faults = _faults(folder, listing)
     except OSError as error:
@@ -81,7 +84,7 @@ def _faults(folder: Path, listing: Listing) -> list[str]:
     found: dict[str, int] = dict(_walk(folder, "", folders))
     faults, added = [], []
     for path, kind in found.items():
-        if path in (MANIFEST, SIGNATURE):
+        if path in listing.heads:
             continue
         if kind in KINDS:
             faults.append(f"{_shown(path)} is {KINDS[kind]}")

@@ -10,10 +10,12 @@ from typing import Any, Iterable, NamedTuple
 
 from targets.bundle import ed25519
 from targets.bundle.keys import fingerprint
+from targets.bundle.minisign import is_minisignature
 from targets.errors import BundleError
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sig"
+MINISIGNATURE = "manifest.json.minisig"
 MANIFEST_SCHEMA = "edgewright.manifest/1"
 LARGEST_MANIFEST = 16 << 20
 # Narrow on purpose: nothing here means something to a shell, to Windows or to a Unicode table.
@@ -45,6 +47,32 @@ class Listing:
     files: dict[str, FileEntry]
     document: dict[str, Any]
     signed: bool
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The files that are not among `files`, in the order archives have them."""
+        key = self.document.get("key")
+        second = isinstance(key, dict) and key.get("minisign") is not None
+        return (MANIFEST, SIGNATURE, MINISIGNATURE) if second else (MANIFEST, SIGNATURE)
+
+
+def check_minisignature(listing: Listing, content: bytes, text: bytes | None, key: bytes | None) -> None:
+    """Check the second signature, where the manifest says that there is one.
+
+    Args:
+        listing: read from the manifest.
+        content: of manifest.json.
+        text: of manifest.json.minisig; None where there is none.
+        key: public key of whoever is trusted; None checks nothing.
+
+    Raises:
+        BundleError: it is missing, or not of this manifest and key.
+    """
+    if key is None or MINISIGNATURE not in listing.heads:
+        return
+    if text is None or not is_minisignature(text, content, key, listing.name):
+        what = f"{MINISIGNATURE} is missing" if text is None else f"{MINISIGNATURE} was changed"
+        raise BundleError(what, where=MINISIGNATURE, mend="get the bundle again from who made it")
 
 
 def read_listing(content: bytes, signature: bytes | None, key: bytes | None) -> Listing:
@@ -120,7 +148,8 @@ def _path_faults(paths: list[str]) -> list[str]:
     faults += [f"{path!r} twice" for path, count in counts.items() if count > 1]
     faults += [f"{path!r} as a file and as a folder" for path in sorted(counts.keys() & parents(counts))]
     return faults + [
-        f"{path!r}, which is no content" for path in sorted({MANIFEST, SIGNATURE} & counts.keys())
+        f"{path!r}, which is no content"
+        for path in sorted({MANIFEST, SIGNATURE, MINISIGNATURE} & counts.keys())
     ]
 
 

@@ -34,6 +34,7 @@ TARGET_KEYS = ("device", "architecture", "cpu_flags_required", "toolchain", "fin
 PRODUCT_KEYS = ("variant", "recipe", "latency")
 # Figures that must not be below their limit; the others must not be above.
 AT_LEAST = ("cosine", "top1_agreement")
+UNPROMISED = "nobody had timed it before; this verdict is what its maker wants to see"
 BENCH = MeasureSettings(warmup_min_s=0.2, warmup_max_s=2.0, min_samples=100, min_s=0.5, max_s=10.0)
 
 
@@ -116,7 +117,8 @@ def _complete(listing: Listing, verdict: Verdict) -> bool:
         lacking = [name for name in TARGET_KEYS if name not in target]
         for product in products:
             lacking += [name for name in PRODUCT_KEYS if name not in product]
-            paths = (product["model"]["path"], product["engine"]["path"], product["golden"])
+            paths = [product["model"]["path"], product["golden"]]
+            paths += [product["engine"]["path"]] if product["engine"] else []
             lacking += [
                 f"a path inside the bundle instead of {path!r}" for path in paths if not is_safe(path)
             ]
@@ -192,19 +194,21 @@ def _measured_here(fingerprint: Mapping[str, str]) -> bool:
 
 
 def _latency(
-    promise: Mapping[str, Any], timed: Mapping[str, Any], same: bool, name: str, verdict: Verdict
+    promise: Mapping[str, Any] | None, timed: Mapping[str, Any], same: bool, name: str, verdict: Verdict
 ) -> None:
-    """Compare with the promise; broken only when the whole interval lies above it."""
+    """Compare with the promise, where there is one; broken only when the whole interval lies above it."""
     low, high = timed["median_interval_ms"]
-    facts = {
-        "median_ms": timed["median_ms"],
-        "median_interval_ms": [low, high],
-        "promised_ms": promise["promised_ms"],
-    }
+    facts = {"median_ms": timed["median_ms"], "median_interval_ms": [low, high]}
+    said = f"median {milliseconds(timed['median_ms'])}"
+    if promise is None:
+        said += f" ({milliseconds(low)} to {milliseconds(high)}), measured and not compared: {UNPROMISED}"
+        verdict.say(f"latency {name}", True, said, **facts)
+        return
     kept = low <= promise["promised_ms"]
-    said = f"median {milliseconds(timed['median_ms'])}, promised {milliseconds(promise['promised_ms'])}"
+    said += f", promised {milliseconds(promise['promised_ms'])}"
     if not (same or promise["budget"]):
         said += "; the promise was measured on another processor and does not count here"
+    facts["promised_ms"] = promise["promised_ms"]
     verdict.say(f"latency {name}", kept or not (same or promise["budget"]), said, **facts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,39 @@ def change_record(folder: Path, change: Any) -> Build:
     return publish_again(folder)
 
 
+def not_run(folder: Path, target: str, *, engine: bool = True) -> Build:
+    """Let the build have run nothing for a target; without an engine it handed over the model alone."""
+
+    def change(record: dict[str, Any]) -> None:
+        made = next(each for each in record["targets"] if each["name"] == target)
+        result = next(each for each in record["results"] if each["target"] == target)
+        record["targets"].remove(made)
+        record["results"].remove(result)
+        del record["environments"][target]
+        record["gates"] = [each for each in record["gates"] if target not in each["name"]]
+        own = {name: result[name] for name in ("target", "variant", "network", "precision", "role")}
+        own |= {
+            "device": made["device"],
+            "toolchain": made["toolchain"],
+            "obstacle": "there is no such device",
+        }
+        own |= {"toolchain_version": made["toolchain_version"] if engine else None, "changes": []}
+        own |= {"engine": result["engine"] if engine else None, "command": None if engine else "make it"}
+        own |= {
+            "onnx_path": result["engine"]["onnx_path"],
+            "estimate": result["accuracy"],
+            "headline": "made",
+        }
+        record["built"] = [own]
+        for section in record["project"]["settings"]["targets"]:
+            section["engine"] = engine or section["name"] != target
+
+    if not engine:
+        model = folder / "out" / "models"
+        shutil.copyfile(model / "model.onnx", model / f"model-fp32-{target}.onnx")
+    return change_record(folder, change)
+
+
 def network(seed: int) -> onnx.ModelProto:
     """[1, 1, 4, 4] → scores [1, 4]."""
     helper, generator = onnx.helper, np.random.default_rng(seed)
@@ -86,10 +120,13 @@ def golden(work: Path, model: Path) -> Path:
     np.save(mkdir(work / "calibrate") / "images.npy", images)
     prepare = {"scale": 1 / 255, "mean": [0.5], "std": [0.25], "layout": "NCHW", "reverse_channels": False}
     (work / "preprocess.json").write_text(json.dumps(prepare))
-    (work / "gate.json").write_text(json.dumps({"checks": [{"metric": "relative_l2", "limit": 1e-3}]}))
-    inputs = {name: work / f"{name}.json" for name in ("preprocess", "gate")}
-    inputs |= {"model": model, "calibrate": work / "calibrate"}
-    choose(Context(inputs, {}, {}, mkdir(work / "out"), work / "debris", lambda *_: None))
+    inputs = {
+        "preprocess": work / "preprocess.json",
+        "model": model,
+        "calibrate": work / "calibrate",
+    }
+    settings = {"limits": {"relative_l2": 1e-3, "cosine": None}}
+    choose(Context(inputs, {}, settings, mkdir(work / "out"), work / "debris", lambda *_: None))
     return work / "out" / "golden"
 
 

@@ -9,12 +9,12 @@ from example_record import document
 
 from pipeline.products import engine_path, onnx_path, published, resolve_targets, variants_of
 from pipeline.record import Record
-from pipeline.release.source import Build
+from pipeline.release.source import bundle_paths
 from pipeline.report import render
 from pipeline.report.wording import wording
 from pipeline.session import Session
 from pipeline.stages.built import built_variants
-from targets.errors import CapabilityError, ConfigError, ReleaseRefused, ToolchainMissing
+from targets.errors import CapabilityError, ConfigError, ToolchainMissing
 from targets.private import VARIABLE
 from targets.toolchain import Engine, EngineOptions, TensorSpec
 
@@ -56,6 +56,7 @@ def test_myriad_gets_the_float_student_at_its_opset_and_no_timing(tmp_path):
         "form student fp16 oak-rvc2-myriad",
         "gate form student fp16 oak-rvc2-myriad",
         "compile oak-rvc2-myriad student fp16",
+        "golden oak-rvc2-myriad student fp16",
         "estimate oak-rvc2-myriad student fp16",
     ]
 
@@ -79,6 +80,26 @@ def test_a_jetson_that_is_not_here_gets_its_model_alone(tmp_path):
         "form student int8"
     )
     assert not [path for path in handed_over if path.startswith("engines/")]
+    assert [path for path in handed_over if path.startswith("golden/")] == [
+        "golden/jetson-orin-nx-tensorrt/student-int8"
+    ]
+
+
+def test_mixed_precision_is_packed_where_that_gives_the_very_model_back(tmp_path):
+    mixed = "[quantize.mixed]\nbits = 5.0\n"
+    precisions = 'precisions = ["fp16", "mixed"]'
+    found = session(
+        tmp_path,
+        f'device = "jetson-orin-nx"\n{precisions}\nengine = false',
+        f'device = "any-onnxruntime"\n{precisions.replace("fp16", "fp32")}',
+        head=mixed,
+    )
+    jetson, cpu = (
+        {*bundle_paths(target, variants_of(found.settings, target)[-1]).values()} for target in found.targets
+    )
+    # The file is of the model before it got the Jetson's form, with other types and scales.
+    assert jetson == {"models/student-mixed.onnx", "golden/student-mixed"}
+    assert cpu == {"models/student-mixed.packed", "engines/student-mixed", "golden/student-mixed"}
 
 
 def test_a_jetson_without_a_host_is_refused_with_both_ways_out(tmp_path):
@@ -192,17 +213,6 @@ def test_the_report_shows_what_was_not_run_and_why(tmp_path, compiled):
         json.loads((tmp_path / "out" / "report.json").read_text())["built"][0]["obstacle"]
         == "there is no GPU"
     )
-
-
-def test_what_was_not_run_is_not_released(tmp_path):
-    found = session(tmp_path, 'device = "rtx-ada"\nprecisions = ["fp16"]')
-    whole = document()
-    built = described(tmp_path, compiled=True) | {"network": whole["networks"][0]["name"]}
-    record = Record.model_validate(whole | {"built": [built]})
-    build = Build(tmp_path, tmp_path, record, found.settings)
-    assert build.targets == []
-    with pytest.raises(ReleaseRefused, match="rtx-ada-tensorrt_rtx were made and not run: there is no GPU"):
-        build.target("rtx-ada-tensorrt_rtx")
 
 
 def test_a_report_without_such_targets_has_no_such_section(tmp_path):

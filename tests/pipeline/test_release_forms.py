@@ -112,7 +112,7 @@ def test_a_layout_is_one_that_registry_clients_push(out):
     image = json.loads(blob(layout, described))
     assert image["artifactType"] == described["artifactType"] and image["config"]["size"] == 2
     layers = {layer["annotations"]["org.opencontainers.image.title"]: layer for layer in image["layers"]}
-    assert list(layers) == [f"{BUNDLE}.tar.gz", "manifest.json", "manifest.json.sig"]
+    assert list(layers) == [f"{BUNDLE}.tar.gz", "manifest.json", "manifest.json.sig", "manifest.json.minisig"]
     assert blob(layout, layers["manifest.json"]) == (out / BUNDLE / "manifest.json").read_bytes()
     named = {each["digest"] for each in [described, image["config"], *image["layers"]]}
     assert {f"sha256:{path.name}" for path in (layout / "blobs" / "sha256").iterdir()} == named
