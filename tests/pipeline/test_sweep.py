@@ -151,6 +151,7 @@ def test_a_grid_is_built_and_what_fails_is_shown(folder):
     done = CliRunner().invoke(main, ["sweep", str(sweep_file(folder, GRID))])
     assert done.exit_code == 0, done.output
     assert "4 of 6 points are built, 2 failed." in done.output and "more than there is" in done.output
+    assert len(done.stderr.splitlines()) == 6, "a line for every point, whoever watches"
     sweep = json.loads((folder / "out-sweep" / "sweep.json").read_text())
     jsonschema.validate(sweep, json_schema())
     assert [each["name"] for each in sweep["points"]][:2] == ["1_shoes", "1_all"]
