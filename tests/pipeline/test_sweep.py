@@ -274,12 +274,13 @@ def cluster(tmp_path):
 def test_a_sweep_outlives_a_worker_killed_in_the_middle(folder, cluster, monkeypatch):
     address, workers = cluster
     monkeypatch.setattr("pipeline.verbs.sweep.Cluster", lambda where: Cluster(where, sweep_points.slowly))
-    killed = []
+    ended, killed = set(), []
 
     def kill_who_builds(outcome, done, planned):
-        """After the first point, one worker dies while it builds another."""
+        """When a point ends, one worker dies while it builds another."""
+        ended.add(outcome.name)
         running = [
-            path for path in (folder / "out-sweep" / "points").glob("*/*") if path.parent.name != outcome.name
+            path for path in (folder / "out-sweep" / "points").glob("*/*") if path.parent.name not in ended
         ]
         for path in running[:1] if not killed else []:
             killed.append(path.parent.name)
