@@ -204,6 +204,7 @@ def test_a_search_goes_on_where_it_was_stopped(folder, monkeypatch, storage):
     swept = run_sweep(folder / "sweep.toml")
     assert len(built) == 7 and len(swept.sweep.points) == 6
     assert built[3] == built[2], "what was under way is asked again first"
+    assert len({json.dumps(each) for each in built}) == 6, "nothing else is asked twice"
     assert run_sweep(folder / "sweep.toml").sweep.points == swept.sweep.points and len(built) == 7
     assert "6 of 6 points are built" in sweep_text(swept)
 
