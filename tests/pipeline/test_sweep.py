@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cli import main
-from pipeline.cluster import VARIABLE, over_shards
+from pipeline.cluster import VARIABLE, connect, over_shards
 from pipeline.config import load_settings
 from pipeline.config.overrides import overridden, parse_overrides
 from pipeline.sweep import executors, point
@@ -293,6 +293,16 @@ def test_a_sweep_outlives_a_worker_killed_in_the_middle(folder, cluster, monkeyp
     assert len(list((folder / "out-sweep" / "points" / killed[0]).iterdir())) == 2, "built again elsewhere"
     monkeypatch.setenv(VARIABLE, address)
     assert list(over_shards(sum, [[1, 2], [3], [4, 5]])) == [3, 3, 9]
+
+
+def test_a_scheduler_without_workers_is_said(cluster, monkeypatch):
+    address, workers = cluster
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+    monkeypatch.setattr("pipeline.cluster.WORKERS_S", 0.5)
+    with pytest.raises(ConfigError, match=r"no worker for 0\.5 s"):
+        connect(address)
 
 
 def test_schemas_are_published():
