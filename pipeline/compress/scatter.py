@@ -27,7 +27,7 @@ Part = TypeVar("Part")
 # Columns from which on a product is quicker in two parts.
 WIDE = 128
 # Batches a worker of a cluster sees at a time.
-SHARD = 16
+SHARD = 4
 
 
 @dataclass
