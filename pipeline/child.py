@@ -131,7 +131,8 @@ def _borrowed(stage: Stage, log: Path) -> Iterator[Server]:
 
 
 @atexit.register
-def _end_all() -> None:
+def end_all() -> None:
+    """End the processes that wait for stages."""
     while _idle:
         _idle.popitem()[1].end()
 
@@ -139,6 +140,12 @@ def _end_all() -> None:
 def _failure(stage: Stage, last: Mapping[str, Any] | None, code: int, log: Path) -> EdgewrightError:
     if last is not None and "error" in last:
         return revived(last["error"])
+    if last is not None and last["memory_short"]:
+        return StageError(
+            f"the stage {stage.name!r} ran out of memory",
+            where=str(log),
+            mend="close other programs, or lower its batch size; everything before it is kept",
+        )
     if last is not None:
         what = f"the stage {stage.name!r} failed: {last['crash']}"
     elif code < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,29 +17,40 @@ if TYPE_CHECKING:
 # Where stages look for a scheduler: `edgewright build --scheduler` sets it for its children.
 VARIABLE = "EDGEWRIGHT_SCHEDULER"
 CONNECT_S = 10
+WORKERS_S = 60
 
 Shard = TypeVar("Shard")
 Part = TypeVar("Part")
 
 
 def connect(address: str) -> Client:
-    """Meet the scheduler of a Dask cluster.
+    """Meet the scheduler of a Dask cluster, and wait for the first of its workers.
 
     Raises:
-        ConfigError: no scheduler answers there.
+        ConfigError: no scheduler answers there, or it has no workers.
         ToolchainMissing: Dask is not installed.
     """
     require("distributed")
     from distributed import Client
 
     try:
-        return Client(address, timeout=CONNECT_S)
+        client = Client(address, timeout=CONNECT_S)
     except (OSError, TimeoutError, ValueError) as error:
         raise ConfigError(
             f"no Dask scheduler answers: {error}",
             where=f"--scheduler {address}",
             mend="start one with `dask scheduler`, and `dask worker ADDRESS --nthreads 1` on every machine",
         ) from error
+    try:
+        client.wait_for_workers(1, timeout=WORKERS_S)
+    except (TimeoutError, asyncio.TimeoutError) as error:
+        client.close()
+        raise ConfigError(
+            f"the Dask scheduler has had no worker for {WORKERS_S} s",
+            where=f"--scheduler {address}",
+            mend=f"start some: `dask worker {address} --nthreads 1` on every machine",
+        ) from error
+    return client
 
 
 def join_cluster(address: str) -> None:

@@ -28,12 +28,9 @@ from pipeline.disk import explained
 from pipeline.launcher import launch
 from pipeline.limits import hold, is_memory_short
 from pipeline.stage import Context
-from targets.errors import EdgewrightError, StageError, described
+from targets.errors import EdgewrightError, described
 
 PR_SET_PDEATHSIG = 1
-OUT_OF_MEMORY = StageError(
-    "the stage ran out of memory", mend="close other programs, or lower its batch size"
-)
 
 
 def main() -> None:
@@ -94,9 +91,7 @@ def _attempt(
         return {"error": described(error)}
     except Exception as bug:  # the last line of defence: a bug becomes a message and a log, not a hang
         traceback.print_exc()
-        if is_memory_short(bug):
-            return {"error": described(OUT_OF_MEMORY)}
-        return {"crash": f"{type(bug).__name__}: {bug}"}
+        return {"crash": f"{type(bug).__name__}: {bug}", "memory_short": is_memory_short(bug)}
 
 
 def _be_member(request: dict[str, Any]) -> NoReturn:

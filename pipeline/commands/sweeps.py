@@ -46,7 +46,7 @@ def sweep(
     from pipeline.verbs.sweep import point_line, run_sweep, sweep_text
 
     def tell(outcome: Outcome, done: int, planned: int) -> None:
-        console.print(point_line(outcome, done, planned), markup=False)
+        console.print(point_line(outcome, done, planned), markup=False, soft_wrap=True)
 
     with listening() as listener:
         swept = run_sweep(
@@ -54,7 +54,7 @@ def sweep(
             allow_code=allow_code,
             scheduler=scheduler,
             listener=listener,
-            told=tell if console.is_terminal else None,
+            told=tell,
         )
     click.echo(to_json(swept.sweep), nl=False) if as_json else click.echo(sweep_text(swept))
     ctx.exit(0 if any(point.state == "done" for point in swept.sweep.points) else 1)

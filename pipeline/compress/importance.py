@@ -7,6 +7,7 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from pipeline.compress.groups import Group
 from pipeline.compress.paths import critical_path
 from pipeline.compress.readers import Reader
 from pipeline.compress.reconstruction import discriminant_reconstruction, reconstruction
-from pipeline.compress.scatter import Batches, Scatter, blocks, collect, one_hot
+from pipeline.compress.scatter import Batches, Scatter, blocks, collect, in_shards, one_hot
 from targets.errors import ConfigError
 
 
@@ -103,12 +104,12 @@ def di_greedy(evidence: Evidence) -> dict[str, Removal]:
 
 def taylor(evidence: Evidence) -> dict[str, Removal]:
     """Mean over images of |Σ a·∂L/∂a| (Molchanov et al. 2017)."""
-    return _by_attribution(evidence, lambda owed: owed.abs().sum(0))
+    return _by_attribution(evidence, torch.abs)
 
 
 def fisher(evidence: Evidence) -> dict[str, Removal]:
     """Mean over images of (Σ a·∂L/∂a)² (Theis et al. 2018)."""
-    return _by_attribution(evidence, lambda owed: owed.square().sum(0))
+    return _by_attribution(evidence, torch.square)
 
 
 CRITERIA: dict[str, Criterion] = {
@@ -155,9 +156,27 @@ def _by_features(evidence: Evidence, score: Callable[[Scatter, Tensor], Tensor])
     return _scored({leader: score(one, blocks(evidence.readers[leader])) for leader, one in found.items()})
 
 
-def _by_attribution(evidence: Evidence, per_batch: Callable[[Tensor], Tensor]) -> dict[str, Removal]:
+def _by_attribution(evidence: Evidence, worth: Callable[[Tensor], Tensor]) -> dict[str, Removal]:
     totals: dict[str, Tensor] = {}
-    for owed in attributions(*_what(evidence), task_loss):
-        for leader, each in owed.items():
-            totals[leader] = totals.get(leader, 0.0) + per_batch(each.double())
+    part = partial(_worths, evidence.network, evidence.readers, worth)
+    for found in in_shards(part, evidence.batches):
+        _add(totals, found)
     return _scored(totals)
+
+
+def _worths(
+    network: nn.Module,
+    readers: Mapping[str, tuple[Reader, ...]],
+    worth: Callable[[Tensor], Tensor],
+    batches: Batches,
+) -> dict[str, Tensor]:
+    """Leader → what each channel is worth to the images together [channels]."""
+    totals: dict[str, Tensor] = {}
+    for owed in attributions(network, readers, batches, task_loss):
+        _add(totals, {leader: worth(each.double()).sum(0) for leader, each in owed.items()})
+    return totals
+
+
+def _add(totals: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
+    for leader, each in more.items():
+        totals[leader] = totals.get(leader, 0.0) + each

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from pipeline.compress.attribution import attributions
 from pipeline.compress.discriminant import Removal
 from pipeline.compress.evidence import Evidence
 from pipeline.compress.readers import Reader
-from pipeline.compress.scatter import Batches
+from pipeline.compress.scatter import Batches, in_shards
 
 # Sums of shares are one but for rounding.
 ROUNDING = 1e-9
@@ -78,14 +79,27 @@ def score_paths(
     """
     counts = torch.zeros(len(classes), dtype=torch.float64)
     totals: dict[str, Tensor] = {}
-    owed_by = attributions(network, readers, batches, own_logit)
-    for (_, labels), owed in zip(batches, owed_by, strict=True):
-        counts += torch.bincount(labels, minlength=len(classes))
-        for leader, each in owed.items():
-            empty = torch.zeros(each.shape[1], len(classes), dtype=torch.float64)
-            totals.setdefault(leader, empty).index_add_(1, labels, each.abs().double().T)
+    for found, images in in_shards(partial(_sums, network, readers, len(classes)), batches):
+        counts += images
+        for leader, each in found.items():
+            totals[leader] = totals.get(leader, 0.0) + each
     order = _by_depth(network, readers)
     return PathScores(tuple(classes), {leader: totals[leader] / counts.clamp_min(1.0) for leader in order})
+
+
+def _sums(
+    network: nn.Module, readers: Mapping[str, Sequence[Reader]], classes: int, batches: Batches
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Leader → sums of scores over each class's images [channels, classes]; their numbers [classes]."""
+    counts = torch.zeros(classes, dtype=torch.float64)
+    totals: dict[str, Tensor] = {}
+    owed_by = attributions(network, readers, batches, own_logit)
+    for (_, labels), owed in zip(batches, owed_by, strict=True):
+        counts += torch.bincount(labels, minlength=classes)
+        for leader, each in owed.items():
+            empty = torch.zeros(each.shape[1], classes, dtype=torch.float64)
+            totals.setdefault(leader, empty).index_add_(1, labels, each.abs().double().T)
+    return totals, counts
 
 
 def shares(scores: Tensor) -> Tensor:

@@ -15,10 +15,12 @@ Optimal Brain Surgeon, Hassibi & Stork 1992, with one F for all positions and im
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.compress.attribution import task_loss
 from pipeline.compress.discriminant import Removal, System, removal_order
@@ -26,11 +28,14 @@ from pipeline.compress.evidence import Evidence
 from pipeline.compress.observation import Look, observe, output_gradients
 from pipeline.compress.patches import Places, moments, multiplying_layer, outputs, patch_columns, patches
 from pipeline.compress.readers import Reader
-from pipeline.compress.scatter import Batches, Scatter, join
+from pipeline.compress.scatter import Batches, Scatter, in_shards, join, join_all
 
+# How many images come before a batch, and the batch.
+Placed = tuple[int, tuple[Tensor, Tensor]]
 # Rows of patches a column, spread over all images: the cost of their products does not grow with the images.
 ROWS_A_COLUMN = 16
-# Images the Fisher information is of: rows of it are positions, of which a few images have plenty.
+# Images the Fisher information is of: what a few channels of output mean shows soon, since its rows are
+# positions, of which a few images have plenty; and a backward pass is dear.
 DECIDING_IMAGES = 256
 
 
@@ -46,24 +51,22 @@ def discriminant_reconstruction(evidence: Evidence) -> dict[str, Removal]:
 
 def reconstructions(evidence: Evidence) -> dict[str, list[System]]:
     """Least-squares problems of every reader: its patches against its outputs, as errors an image."""
-    gathering = _Gathering(evidence)
-    observe(evidence.network, _layers(evidence), evidence.batches, gathering.look)
+    gathering = _Gathering.of(evidence)
+    gathering.gather(_layers(evidence), _part(evidence.batches, 0, None))
     return gathering.systems(evidence)
 
 
 def decisive_reconstructions(evidence: Evidence) -> dict[str, list[System]]:
     """`reconstructions` weighted by `fisher_information`; each image goes through the network once."""
-    gathering = _Gathering(evidence)
-    weights = fisher_information(evidence, gathering.look)
-    others = _part(evidence.batches, DECIDING_IMAGES, None)
-    observe(evidence.network, _layers(evidence), others, gathering.look)
+    gathering = _Gathering.of(evidence)
+    first = gathering.told(_part(evidence.batches, 0, DECIDING_IMAGES))
+    weights = fisher_information(replace(evidence, batches=first), gathering.look)
+    gathering.gather(_layers(evidence), _part(evidence.batches, DECIDING_IMAGES, None))
     return gathering.systems(evidence, weights)
 
 
 def fisher_information(evidence: Evidence, look: Look) -> dict[str, Tensor]:
     """Layer → E[g gᵀ] [O, O], g the gradient of an image's loss by the layer's outputs at one position.
-
-    Of the first images only: what a few channels of output mean shows soon, and a backward pass is dear.
 
     Args:
         evidence: what may be looked at.
@@ -72,8 +75,7 @@ def fisher_information(evidence: Evidence, look: Look) -> dict[str, Tensor]:
     network, layers = evidence.network, _layers(evidence)
     found: dict[str, Tensor] = {}
     images = 0
-    first = _part(evidence.batches, 0, DECIDING_IMAGES)
-    for gradients in output_gradients(network, layers, first, task_loss, look):
+    for gradients in output_gradients(network, layers, evidence.batches, task_loss, look):
         images += len(gradients[layers[0]])
         for name, gradient in gradients.items():
             moment = moments(multiplying_layer(network, name), gradient).double()
@@ -81,15 +83,35 @@ def fisher_information(evidence: Evidence, look: Look) -> dict[str, Tensor]:
     return {name: total / images for name, total in found.items()}
 
 
+@dataclass
 class _Gathering:
-    """Statistics of all readers' patches against their outputs, gathered while the network runs."""
+    """Statistics of all readers' patches against their outputs, gathered while the network runs.
 
-    def __init__(self, evidence: Evidence) -> None:
-        self.network = evidence.network
-        self.images = sum(len(labels) for _, labels in evidence.batches)
-        self.generator = torch.Generator().manual_seed(evidence.seed)
-        self.found: dict[str, Scatter] = {}
-        self.spots: dict[str, int] = {}
+    Args:
+        network: evaluated.
+        images: how many there are in all.
+        seed: of the positions that are looked at.
+        found: layer → statistics.
+        spots: layer → positions of its output.
+    """
+
+    network: nn.Module
+    images: int
+    seed: int
+    found: dict[str, Scatter] = field(default_factory=dict)
+    spots: dict[str, int] = field(default_factory=dict)
+    generator: torch.Generator = field(default_factory=torch.Generator)
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> _Gathering:
+        """Nothing yet, for all of the evidence's images."""
+        return cls(evidence.network, sum(len(labels) for _, labels in evidence.batches), evidence.seed)
+
+    def told(self, batches: Iterable[Placed]) -> Batches:
+        """The batches. What is drawn for each follows from its place alone, whoever looks at the others."""
+        for place, batch in batches:
+            self.generator.manual_seed(self.seed + place)
+            yield batch
 
     def look(self, name: str, x: Tensor, y: Tensor) -> None:
         """Take some rows of one batch."""
@@ -101,6 +123,13 @@ class _Gathering:
         precision = torch.promote_types(x.dtype, torch.float32)
         batch = Scatter.of(patches(layer, x, places), outputs(layer, y, places), precision)
         join(self.found, name, batch)
+
+    def gather(self, layers: Sequence[str], batches: Iterable[Placed]) -> None:
+        """Look at more images, on a cluster where there is one."""
+        part = partial(_gather_part, self.network, layers, self.images, self.seed)
+        for found, spots in in_shards(part, batches):
+            join_all(self.found, found)
+            self.spots |= spots
 
     def systems(
         self, evidence: Evidence, weights: Mapping[str, Tensor] | None = None
@@ -123,18 +152,27 @@ class _Gathering:
         }
 
 
+def _gather_part(
+    network: nn.Module, layers: Sequence[str], images: int, seed: int, batches: Iterable[Placed]
+) -> tuple[dict[str, Scatter], dict[str, int]]:
+    """Statistics of some of the images, and the layers' positions."""
+    gathering = _Gathering(network, images, seed)
+    observe(network, layers, gathering.told(batches), gathering.look)
+    return gathering.found, gathering.spots
+
+
 def _layers(evidence: Evidence) -> list[str]:
     return list(dict.fromkeys(reader.layer for group in evidence.readers.values() for reader in group))
 
 
-def _part(batches: Batches, start: int, stop: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+def _part(batches: Batches, start: int, stop: int | None) -> Iterator[Placed]:
     """Batches of the images from one place to another, the first and the last one shortened."""
     begun = 0
     for images, labels in batches:
         part = slice(max(0, start - begun), None if stop is None else max(0, stop - begun))
-        begun += len(labels)
         if len(labels[part]):
-            yield images[part], labels[part]
+            yield begun + part.start, (images[part], labels[part])
+        begun += len(labels)
         if stop is not None and begun >= stop:
             return
 

@@ -7,9 +7,10 @@ Memory is C² + CK + K² numbers whatever the number of samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,12 @@ from pipeline.compress.readers import Reader, distinct, watch_inputs
 # (logits [N, outputs], labels [N]) → what the features are to explain [N, K]
 Targets = Callable[[Tensor, Tensor], Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
+Item = TypeVar("Item")
+Part = TypeVar("Part")
 # Columns from which on a product is quicker in two parts.
 WIDE = 128
 # Batches a worker of a cluster sees at a time.
-SHARD = 16
+SHARD = 4
 
 
 @dataclass
@@ -122,6 +125,12 @@ def join(into: dict[str, Scatter], name: str, batch: Scatter) -> None:
         into[name] = batch
 
 
+def join_all(into: dict[str, Scatter], part: Mapping[str, Scatter]) -> None:
+    """Add the statistics of other samples, name by name."""
+    for name, scatter in part.items():
+        join(into, name, scatter)
+
+
 def one_hot(classes: int) -> Targets:
     """Targets: which class a sample is of [N, classes]."""
 
@@ -146,15 +155,24 @@ def collect(
     Returns:
         leader → statistics of the features as `pooled` lays them out.
     """
-    if not clustered():
-        return collect_part(network, readers, targets, batches)
-    listed = list(batches)
-    shards = [listed[start : start + SHARD] for start in range(0, len(listed), SHARD)]
     found: dict[str, Scatter] = {}
-    for part in over_shards(partial(collect_part, network, readers, targets), shards):
-        for leader, scatter in part.items():
-            join(found, leader, scatter)
+    for part in in_shards(partial(collect_part, network, readers, targets), batches):
+        join_all(found, part)
     return found
+
+
+def in_shards(function: Callable[[Iterable[Item]], Part], items: Iterable[Item]) -> Iterator[Part]:
+    """What a function makes of all items; on a cluster what it makes of every `SHARD` of them, in order.
+
+    Args:
+        function: makes sums, so that those of shards can be added up to those of all.
+        items: batches, or what has one batch each.
+    """
+    if not clustered():
+        yield function(items)
+        return
+    listed = list(items)
+    yield from over_shards(function, [listed[at : at + SHARD] for at in range(0, len(listed), SHARD)])
 
 
 @torch.no_grad()

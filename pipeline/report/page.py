@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.disk import trouble
 from pipeline.measured import Paths, Triage
 from pipeline.record import Record, Structure
 from pipeline.report.document import check, to_json
@@ -205,10 +206,10 @@ def _write(folder: Path, texts: Mapping[str, str]) -> None:
         for part, place in beside.items():
             part.replace(place)
     except OSError as error:
-        raise StoreError(
+        raise trouble(error, folder) or StoreError(
             f"cannot write the report: {error.strerror or error}",
             where=str(error.filename or folder),
-            mend="free space or give a folder you may write to",
+            mend="give a folder you may write to",
         ) from error
     finally:
         for part in beside:

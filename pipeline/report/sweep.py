@@ -74,10 +74,10 @@ class TargetView:
 
 @dataclass(frozen=True)
 class Command:
-    """How one point is built by hand."""
+    """How one point is built by hand: the command, then its options."""
 
     name: str
-    command: str
+    parts: list[str]
 
 
 @dataclass(frozen=True)
@@ -274,12 +274,10 @@ def _draw(axes: Axes, row: Row, spot: Spot, best: bool) -> None:
         )
 
 
-def _command(sweep: Sweep, point: Outcome) -> str:
+def _command(sweep: Sweep, point: Outcome) -> list[str]:
     """How the point is built by hand, beside the sweep file."""
-    words = ["edgewright", "build", sweep.build]
-    for key, value in point.overrides.items():
-        words += ["--set", f"{key}={_toml(value)}"]
-    return shlex.join(words)
+    options = [["--set", f"{key}={_toml(value)}"] for key, value in point.overrides.items()]
+    return [shlex.join(words) for words in (["edgewright", "build", sweep.build], *options)]
 
 
 def _toml(value: object) -> str:

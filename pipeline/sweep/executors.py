@@ -80,7 +80,7 @@ class Cluster:
         self._jobs: dict[Any, Job] = {}
 
     def free(self) -> int:
-        """A point for every thread, and one when there is no worker yet: it waits for the first."""
+        """A point for every thread, and one when no worker is left: it waits for the next."""
         threads = int(sum(self._client.nthreads().values()))
         return max(1, threads) - len(self._jobs)
 

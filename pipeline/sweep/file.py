@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from pipeline.config.load import explain, read_toml
 from pipeline.config.section import Count, Section
@@ -35,8 +35,8 @@ class Axis(Section):
     choices: dict[str, Overrides] | None = Field(
         default=None, min_length=1, description="name → dotted keys and their values"
     )
-    low: float | None = Field(default=None, description="of the key; only in a search")
-    high: float | None = Field(default=None, description="of the key; only in a search")
+    low: FiniteFloat | None = Field(default=None, description="of the key; only in a search")
+    high: FiniteFloat | None = Field(default=None, description="of the key; only in a search")
     log: bool = Field(default=False, description="search the range on a logarithmic scale")
     integer: bool = Field(default=False, description="the range holds whole numbers alone")
 

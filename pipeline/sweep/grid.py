@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ from pipeline.sweep.document import Outcome
 from pipeline.sweep.file import Axis, label_of
 from pipeline.sweep.point import Point
 from targets.errors import ConfigError
+
+# Beyond this nobody waits for a grid's end.
+MOST_POINTS = 10_000
 
 
 class Grid:
@@ -41,8 +45,15 @@ def grid_points(axes: Sequence[Axis]) -> list[Point]:
     """Every combination of labelled axes.
 
     Raises:
-        ConfigError: two combinations would have one name.
+        ConfigError: two combinations would have one name, or there are too many.
     """
+    count = math.prod(len(axis.labelled) for axis in axes)
+    if count > MOST_POINTS:
+        raise ConfigError(
+            f"a grid of {count:,} points; {MOST_POINTS:,} are the most",
+            where="axes",
+            mend="take fewer values, or search among them: [search] with trials = …",
+        )
     chosen = itertools.product(*(axis.labelled for axis in axes))
     points = [point_of("_".join(label_of(label) for label in labels), axes, labels) for labels in chosen]
     repeated = _repeated(point.name for point in points)

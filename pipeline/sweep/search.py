@@ -142,13 +142,16 @@ def _study(name: str, section: SearchSection, axes: Sequence[Axis], folder: Path
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     asked = json.dumps([[axis.model_dump() for axis in axes], section.objectives], sort_keys=True)
-    return optuna.create_study(
+    study = optuna.create_study(
         storage=_storage(section.storage, folder),
         study_name=f"{name} {hashlib.sha256(asked.encode()).hexdigest()[:12]}",
         directions=[DIRECTIONS[objective] for objective in section.objectives],
-        sampler=optuna.samplers.TPESampler(seed=section.seed, constant_liar=True),
         load_if_exists=True,
     )
+    # A sampler begins anew with every run: of the same seed it would ask for the same points again.
+    seed = section.seed + len(study.get_trials(deepcopy=False))
+    study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    return study
 
 
 def _storage(storage: str, folder: Path) -> BaseStorage:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
 import html
 import json
+import os
 import re
 import subprocess
 import sys
@@ -410,6 +412,17 @@ def test_files_that_are_there_survive_a_failure(tmp_path: Path) -> None:
         render(example(samples=20), tmp_path)
     assert (tmp_path / "report.json").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_disk_that_is_full_is_named_as_it_is_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(StoreError, match="the disk is full"):
+        render(example(samples=10), tmp_path)
 
 
 def test_folder_that_is_a_file_is_an_error_with_a_way_out(tmp_path: Path) -> None:

@@ -18,8 +18,11 @@ from test_scatter import same
 from calibration.ranges import collect, collect_part, join
 from pipeline import cluster
 from pipeline.compress import scatter
+from pipeline.compress.evidence import Evidence
 from pipeline.compress.groups import find_groups
+from pipeline.compress.importance import CRITERIA, rank
 from pipeline.compress.readers import find_readers
+from pipeline.compress.reconstruction import decisive_reconstructions, reconstructions
 from pipeline.datasets.prepared import PreparedBatches
 from pipeline.evaluate import predict
 from pipeline.listing import FileList
@@ -84,16 +87,43 @@ def test_ranges_of_shards_are_those_of_one_pass(stored, shard, size):
         assert other.exponent == histogram.exponent and (other.counts == histogram.counts).all()
 
 
-def test_scatter_of_shards_is_that_of_one_pass(workers, monkeypatch):
+@pytest.fixture(scope="module")
+def evidence():
     network = build("residual")
-    readers = find_readers(network, find_groups(network, SHAPE), SHAPE)
-    listed = batches(5)
-    whole = scatter.collect_part(network, readers, scatter.one_hot(3), listed)
+    groups = find_groups(network, SHAPE)
+    return Evidence(network, groups, find_readers(network, groups, SHAPE), batches(9), 3)
+
+
+def test_scatter_of_shards_is_that_of_one_pass(workers, monkeypatch, evidence):
+    whole = scatter.collect_part(evidence.network, evidence.readers, scatter.one_hot(3), evidence.batches)
     monkeypatch.setattr(scatter, "SHARD", 2)
-    found = scatter.collect(network, readers, listed, scatter.one_hot(3))
+    found = scatter.collect(evidence.network, evidence.readers, evidence.batches, scatter.one_hot(3))
     assert found.keys() == whole.keys()
     for leader, one in whole.items():
         same(found[leader], one)
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_channels_are_ranked_by_shards_as_by_one_pass(name, monkeypatch, request, evidence):
+    once = rank(name, evidence)
+    request.getfixturevalue("workers")
+    for shard in (1, 2, 4):
+        monkeypatch.setattr(scatter, "SHARD", shard)
+        found = rank(name, evidence)
+        for leader, removal in once.items():
+            assert found[leader].order == removal.order
+            assert found[leader].lost == pytest.approx(removal.lost, rel=0, abs=1e-9 * removal.lost[-1])
+
+
+@pytest.mark.parametrize("systems", [reconstructions, decisive_reconstructions])
+def test_least_squares_of_shards_are_those_of_one_pass(systems, monkeypatch, request, evidence):
+    once = systems(evidence)
+    request.getfixturevalue("workers")
+    monkeypatch.setattr(scatter, "SHARD", 2)
+    for leader, found in systems(evidence).items():
+        for one, other in zip(once[leader], found, strict=True):
+            for whole, joined in ((one.xx, other.xx), (one.xy, other.xy)):
+                assert float((whole - joined).abs().max()) <= 1e-9 * float(whole.abs().max())
 
 
 @settings(deadline=None, max_examples=30)

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cli import main
-from pipeline.cluster import VARIABLE, over_shards
+from pipeline.cluster import VARIABLE, connect, over_shards
 from pipeline.config import load_settings
 from pipeline.config.overrides import overridden, parse_overrides
 from pipeline.sweep import executors, point
@@ -151,6 +151,7 @@ def test_a_grid_is_built_and_what_fails_is_shown(folder):
     done = CliRunner().invoke(main, ["sweep", str(sweep_file(folder, GRID))])
     assert done.exit_code == 0, done.output
     assert "4 of 6 points are built, 2 failed." in done.output and "more than there is" in done.output
+    assert len(done.stderr.splitlines()) == 6, "a line for every point, whoever watches"
     sweep = json.loads((folder / "out-sweep" / "sweep.json").read_text())
     jsonschema.validate(sweep, json_schema())
     assert [each["name"] for each in sweep["points"]][:2] == ["1_shoes", "1_all"]
@@ -203,6 +204,7 @@ def test_a_search_goes_on_where_it_was_stopped(folder, monkeypatch, storage):
     swept = run_sweep(folder / "sweep.toml")
     assert len(built) == 7 and len(swept.sweep.points) == 6
     assert built[3] == built[2], "what was under way is asked again first"
+    assert len({json.dumps(each) for each in built}) == 6, "nothing else is asked twice"
     assert run_sweep(folder / "sweep.toml").sweep.points == swept.sweep.points and len(built) == 7
     assert "6 of 6 points are built" in sweep_text(swept)
 
@@ -273,12 +275,13 @@ def cluster(tmp_path):
 def test_a_sweep_outlives_a_worker_killed_in_the_middle(folder, cluster, monkeypatch):
     address, workers = cluster
     monkeypatch.setattr("pipeline.verbs.sweep.Cluster", lambda where: Cluster(where, sweep_points.slowly))
-    killed = []
+    ended, killed = set(), []
 
     def kill_who_builds(outcome, done, planned):
-        """After the first point, one worker dies while it builds another."""
+        """When a point ends, one worker dies while it builds another."""
+        ended.add(outcome.name)
         running = [
-            path for path in (folder / "out-sweep" / "points").glob("*/*") if path.parent.name != outcome.name
+            path for path in (folder / "out-sweep" / "points").glob("*/*") if path.parent.name not in ended
         ]
         for path in running[:1] if not killed else []:
             killed.append(path.parent.name)
@@ -290,6 +293,16 @@ def test_a_sweep_outlives_a_worker_killed_in_the_middle(folder, cluster, monkeyp
     assert len(list((folder / "out-sweep" / "points" / killed[0]).iterdir())) == 2, "built again elsewhere"
     monkeypatch.setenv(VARIABLE, address)
     assert list(over_shards(sum, [[1, 2], [3], [4, 5]])) == [3, 3, 9]
+
+
+def test_a_scheduler_without_workers_is_said(cluster, monkeypatch):
+    address, workers = cluster
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+    monkeypatch.setattr("pipeline.cluster.WORKERS_S", 0.5)
+    with pytest.raises(ConfigError, match=r"no worker for 0\.5 s"):
+        connect(address)
 
 
 def test_schemas_are_published():

@@ -36,6 +36,7 @@ RUNS = {
     "inputs": 10_000,
     "observations": 10_000,
     "device": 10_000,
+    "sweep": 10_000,
     "record": 5_000,
     "signed": 2_000,
 }

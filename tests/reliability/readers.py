@@ -73,6 +73,23 @@ def build_seeds():
     return [BUILD.format(store="").encode(), *examples]
 
 
+def read_sweep(data):
+    from pipeline.sweep.file import load_sweep
+    from pipeline.sweep.grid import grid_points
+
+    file = load_sweep(put("sweep.toml", data))
+    if file.search is None:
+        grid_points(file.axes)
+
+
+def sweep_seeds():
+    search = (
+        b'[sweep]\nname = "s"\n[search]\ntrials = 4\nobjectives = ["accuracy"]\n'
+        b'[[axes]]\nname = "a"\nkey = "student.macs"\nlow = 0.1\nhigh = 0.9\nlog = true\n'
+    )
+    return [(ROOT / "examples/footwear/sweep.toml").read_bytes(), search]
+
+
 def read_device(data):
     from targets.capability import load_device
 
@@ -467,6 +484,7 @@ def frame_seeds():
 
 READERS = {
     "build": Reader(read_build, build_seeds),
+    "sweep": Reader(read_sweep, sweep_seeds),
     "device": Reader(read_device, device_seeds),
     "record": Reader(read_record, record_seeds),
     "entry": Reader(read_entry, entry_seeds),

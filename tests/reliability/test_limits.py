@@ -73,7 +73,10 @@ def run(tmp_path, monkeypatch, stage):
 
 @pytest.mark.parametrize(
     ("function", "words"),
-    [("fail_to_allocate", "ran out of memory"), ("spin", "more processor time than such a stage may")],
+    [
+        ("fail_to_allocate", "the stage 's' ran out of memory"),
+        ("spin", "more processor time than such a stage may"),
+    ],
 )
 def test_a_stage_that_takes_too_much_is_told_in_words(tmp_path, monkeypatch, function, words):
     with pytest.raises(StageError, match=words):

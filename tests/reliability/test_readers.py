@@ -65,6 +65,11 @@ def npy(header):
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
 
 
+def sweep(*axes, trials=0):
+    text = "[sweep]\nname = 's'\n" + (f"[search]\ntrials = {trials}\n" if trials else "")
+    return (text + "".join(f"[[axes]]\nname = 'a{n}'\n{axis}\n" for n, axis in enumerate(axes))).encode()
+
+
 def zipped(**members):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
@@ -206,6 +211,18 @@ FOUND = {
     "a tensor that is nowhere": (
         "checkpoint",
         lambda: checkpoint(lambda torch: {"w": torch.ones(2, device="meta")}),
+    ),
+    "a grid of more points than there are atoms": (
+        "sweep",
+        lambda: sweep(*(f"key = 'seed{axis}'\nvalues = {list(range(10))}" for axis in range(80))),
+    ),
+    "a range without an end": (
+        "sweep",
+        lambda: sweep("key = 'student.macs'\nlow = 0.1\nhigh = inf", trials=3),
+    ),
+    "a range of what is no number": (
+        "sweep",
+        lambda: sweep("key = 'student.macs'\nlow = nan\nhigh = 1", trials=3),
     ),
     "weights without names": ("checkpoint", lambda: checkpoint(lambda torch: {0: torch.ones(2)})),
     "PostScript called .png": ("image", postscript),
