@@ -51,7 +51,7 @@ test-slow: install data
 test-devices: install
 	EDGEWRIGHT_TREES=$(TREES) $(BIN)/python -m pytest -m slow tests/pipeline/test_release_devices.py
 
-# Builds killed two hundred times, bad disks, a million hostile inputs: two hours on two cores.
+# Builds killed two hundred times, bad disks, a million hostile inputs: an hour on two cores.
 test-reliability: install
 	$(PIP) --editable '.[all,dev,fuzz]'
 	$(BIN)/python -m pytest -m "reliability or not reliability" tests/reliability

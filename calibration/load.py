@@ -13,6 +13,7 @@ from calibration.external import digest, infer_shapes
 from calibration.fold import fold_batch_norms, fold_pads
 from calibration.graph import FloatGraph
 from calibration.hard_swish import fold_hard_swish
+from calibration.texts import check_texts
 from targets.errors import ModelError
 
 # DequantizeLinear has a per-channel axis from opset 13 on.
@@ -44,6 +45,7 @@ def _read(path: Path) -> tuple[onnx.ModelProto, str]:
     try:
         onnx.checker.check_model(str(path))
         model, sha256 = onnx.load(path), digest(path)
+        check_texts(model)
     except (OSError, ValueError, RuntimeError, DecodeError, onnx.checker.ValidationError) as error:
         raise ModelError(
             f"not a readable ONNX model: {error}", where=str(path), mend="export the model again"

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from calibration.texts import check_texts
 from pipeline.onnxmodel.extent import objection
 from pipeline.onnxmodel.tensors import all_tensors, data_name, load_external_data, stored_bytes
 from targets.errors import ModelError
@@ -189,8 +190,11 @@ def _parse(path: Path, max_bytes: int) -> onnx.ModelProto:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
+        check_texts(model)
     except google.protobuf.message.DecodeError as error:
         raise _unreadable(path, "the file is truncated or no ONNX model") from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, f"a name in the model is no text: {error}") from error
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
     if not model.HasField("graph") or not model.graph.node:

@@ -70,6 +70,10 @@ def sweep(*axes, trials=0):
     return (text + "".join(f"[[axes]]\nname = 'a{n}'\n{axis}\n" for n, axis in enumerate(axes))).encode()
 
 
+def renamed(name):
+    return READERS["onnx"].seeds()[0].replace(name, b"\xff" * len(name))
+
+
 def zipped(**members):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
@@ -235,6 +239,9 @@ FOUND = {
         "onnx",
         lambda: outside("../outside.bin").replace(b"outside.bin", b"outside.\xff\xfe\xff"),
     ),
+    "an operator whose name is no text": ("onnx", lambda: renamed(b"relu")),
+    "an operator whose name is no text, to be quantized": ("float", lambda: renamed(b"relu")),
+    "a value whose name is no text": ("float", lambda: renamed(b"kept")),
     "weights of another shape than their bytes": ("float", misshapen),
     "weights in a file of the system": ("onnx", lambda: outside("/etc/hostname")),
     "a packed model with a header of gigabytes": (
