@@ -20,6 +20,8 @@ SECRET, PUBLIC = ".key", ".pub"
 def new_key(name: Path) -> tuple[Path, Path]:
     """Make a key: NAME.key, which its owner alone can read, and NAME.pub, for everybody.
 
+    NAME may be that of either file.
+
     Raises:
         ConfigError: one of them is there already; keys are never overwritten.
         ToolchainMissing: `cryptography` is not installed.
@@ -30,6 +32,8 @@ def new_key(name: Path) -> tuple[Path, Path]:
     secret = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+    if name.suffix in (SECRET, PUBLIC):
+        name = name.with_suffix("")
     files = name.with_name(name.name + SECRET), name.with_name(name.name + PUBLIC)
     for path in files:
         if path.exists():

@@ -17,7 +17,7 @@ from pipeline.release.keys import new_key, read_secret_key
 from pipeline.release.make import Order, release_build
 from targets.bundle.minisign import is_minisignature, minisignature
 from targets.bundle.verify import unpack, verify
-from targets.errors import BundleError
+from targets.errors import BundleError, ConfigError
 
 SIGNATURE = "manifest.json.minisig"
 
@@ -108,3 +108,10 @@ def test_one_that_the_manifest_does_not_speak_of_was_added(bundle, keys):
         verify(bundle, keys[1])
     (bundle / SIGNATURE).unlink()
     assert verify(bundle, keys[1]).name == bundle.name
+
+
+def test_a_new_key_may_be_named_by_either_of_its_files(tmp_path):
+    expected = (tmp_path / "release.key", tmp_path / "release.pub")
+    assert new_key(tmp_path / "release.key") == expected
+    with pytest.raises(ConfigError, match="there is a key already"):
+        new_key(tmp_path / "release.pub")
