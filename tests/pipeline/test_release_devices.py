@@ -113,7 +113,7 @@ def test_a_package_installs_upgrades_and_goes_without_a_trace(tmp_path, keys, cl
 def test_a_package_says_what_is_wrong_when_it_is_installed(tmp_path, keys, clean):
     out = released(tmp_path, keys, "2.0.0")
     done = dpkg(clean, next(out.glob("*.deb")), PYTHONPATH="/nowhere")
-    assert done.returncode == 0 and "onnxruntime is missing" in done.stderr, done.stderr
+    assert done.returncode == 0 and "nothing was tried out" in done.stderr, done.stderr
     stranger = new_key(tmp_path / "stranger")
     done = dpkg(clean, next(released(tmp_path, stranger, "2.0.1").glob("*.deb")))
     assert done.returncode != 0 and "wrong key" in done.stderr and "self-test failed" in done.stderr
