@@ -23,6 +23,7 @@ from pipeline.session import Session
 CONTENDERS = ("width", "width and depth")
 FASHION: dict[str, Any] = {
     "data": 'kind = "fashion-mnist"\ndownload = true\nmean = [0.286]\nstd = [0.353]',
+    "limit": 10000,
     "channels": 1,
     "epochs": 4,
     "short": 2,
@@ -31,11 +32,12 @@ FASHION: dict[str, Any] = {
 }
 CIFAR10: dict[str, Any] = {
     "data": 'kind = "images"\npath = "{folder}"\nmean = [0.491, 0.482, 0.447]\nstd = [0.247, 0.244, 0.262]',
+    "limit": 4000,
     "channels": 3,
-    "epochs": 10,
-    "short": 5,
+    "epochs": 6,
+    "short": 3,
     "shift": 4,
-    "budgets": [0.4, 0.25],
+    "budgets": [0.33, 0.2],
 }
 BUILD = """
 [project]
@@ -46,7 +48,7 @@ store = "store"
 
 [data]
 {data}
-limit = 10000
+limit = {limit}
 
 [model]
 factory = "pipeline.zoo:resnet"

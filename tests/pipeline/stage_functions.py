@@ -39,6 +39,13 @@ def leave_a_trace(context):
     (context.out / "traces.json").write_text(json.dumps([len(traces), os.environ["MARK"]]))
 
 
+def how_threads_wait(context):
+    """What OpenMP was told when the process that this one is a fork of began."""
+    started = Path(f"/proc/{os.getppid()}/environ").read_bytes().split(b"\0")
+    policy = next(each.decode() for each in started if each.startswith(b"OMP_WAIT_POLICY"))
+    (context.out / "policy.txt").write_text(policy)
+
+
 def refuse(context):
     raise ModelError("this model is no good", where="model.onnx", mend="use another")
 

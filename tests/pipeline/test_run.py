@@ -217,6 +217,17 @@ def test_stages_leave_nothing_to_each_other_and_see_the_environment_of_their_bui
         assert json.loads((run.entries[mark].out / "traces.json").read_text()) == [1, mark]
 
 
+def test_threads_of_stages_wait_asleep_unless_somebody_wants_otherwise(tmp_path, monkeypatch):
+    for name, expected in (("default", "PASSIVE"), ("asked", "ACTIVE")):
+        if name == "asked":
+            monkeypatch.setenv("OMP_WAIT_POLICY", expected)
+        monkeypatch.setattr(child, "_idle", {})
+        (tmp_path / name).mkdir()
+        run = new_run(tmp_path / name)
+        run.run([stage("s", "how_threads_wait")])
+        assert (run.entries["s"].out / "policy.txt").read_text() == f"OMP_WAIT_POLICY={expected}"
+
+
 def test_a_process_that_is_killed_between_two_stages_is_replaced(tmp_path):
     new_run(tmp_path).run(chain(1))
     assert child._idle
