@@ -40,11 +40,14 @@ def divided(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
 
 
 def first(batches: Sequence[Batch], samples: int) -> list[Batch]:
-    """Return the first batches that hold at least so many inputs, or all."""
+    """Return the first batches that hold at least so many inputs, or all; two, where one would do.
+
+    What is fitted on one half of them is judged on the other.
+    """
     chosen: list[Batch] = []
     held = 0
     for batch in batches:
-        if held >= samples:
+        if held >= samples and len(chosen) > 1:
             break
         chosen.append(batch)
         held += len(next(iter(batch.values())))

@@ -10,6 +10,7 @@ from float_models import PATTERNS, batches, images, pattern, small_network
 
 from calibration.best import quantize_best
 from calibration.correct import repair
+from calibration.evidence import REPAIRED
 from calibration.load import load
 from calibration.qdq import quantize
 from calibration.ranges import collect
@@ -125,3 +126,8 @@ def test_too_little_data_to_judge_by_is_refused(tmp_path: Path) -> None:
     path = pattern("residual", tmp_path)
     with pytest.raises(DataError, match="3 batches"):
         quantize_best(path, batches(images(24)), SYMMETRIC, tmp_path / "a", tmp_path / "b")
+
+
+def test_batches_as_large_as_all_that_is_repaired_with_will_do(tmp_path: Path) -> None:
+    path, data = pattern("residual", tmp_path), batches(images(4 * REPAIRED), REPAIRED)
+    assert quantize_best(path, data, ASYMMETRIC, tmp_path / "a", tmp_path / "b").best.distance < 0.1
