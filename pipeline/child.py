@@ -30,9 +30,9 @@ HINTS: dict[int, str] = {
     signal.SIGXCPU: " (it took more processor time than such a stage may)",
 }
 
-# Threads of one operator wait for each other asleep. By default OpenMP's spin: where other work uses the
-# processors too, that made scoring with two threads more than ten times slower.
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+# Threads of one operator that wait for each other soon go to sleep, as libgomp lets them where it knows of
+# more threads than processors. By default they spin for long: beside other work scoring then hardly gets on.
+WAITING = {"GOMP_SPINCOUNT": "1000"}
 
 Key = tuple[bool, frozenset[tuple[str, str]]]
 

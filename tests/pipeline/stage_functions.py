@@ -42,8 +42,8 @@ def leave_a_trace(context):
 def how_threads_wait(context):
     """What OpenMP was told when the process that this one is a fork of began."""
     started = Path(f"/proc/{os.getppid()}/environ").read_bytes().split(b"\0")
-    policy = next(each.decode() for each in started if each.startswith(b"OMP_WAIT_POLICY"))
-    (context.out / "policy.txt").write_text(policy)
+    spins = next(each.decode() for each in started if each.startswith(b"GOMP_SPINCOUNT"))
+    (context.out / "spins.txt").write_text(spins)
 
 
 def refuse(context):

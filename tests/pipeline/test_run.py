@@ -217,15 +217,15 @@ def test_stages_leave_nothing_to_each_other_and_see_the_environment_of_their_bui
         assert json.loads((run.entries[mark].out / "traces.json").read_text()) == [1, mark]
 
 
-def test_threads_of_stages_wait_asleep_unless_somebody_wants_otherwise(tmp_path, monkeypatch):
-    for name, expected in (("default", "PASSIVE"), ("asked", "ACTIVE")):
+def test_threads_of_stages_do_not_spin_for_long_unless_somebody_wants_it(tmp_path, monkeypatch):
+    for name, expected in (("default", "1000"), ("asked", "300000")):
         if name == "asked":
-            monkeypatch.setenv("OMP_WAIT_POLICY", expected)
+            monkeypatch.setenv("GOMP_SPINCOUNT", expected)
         monkeypatch.setattr(child, "_idle", {})
         (tmp_path / name).mkdir()
         run = new_run(tmp_path / name)
         run.run([stage("s", "how_threads_wait")])
-        assert (run.entries["s"].out / "policy.txt").read_text() == f"OMP_WAIT_POLICY={expected}"
+        assert (run.entries["s"].out / "spins.txt").read_text() == f"GOMP_SPINCOUNT={expected}"
 
 
 def test_a_process_that_is_killed_between_two_stages_is_replaced(tmp_path):
