@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from calibration.bench import Base, Bench, Judge, Tried
 from calibration.best import quantize_best
 from calibration.budgets import AverageBits, Budget, LargestDrop, Latency, PackedSize
-from calibration.evidence import Progress, divided, first
+from calibration.evidence import Progress, divided, first, silent
 from calibration.forms import LayerForm
 from calibration.mixed import measure
 from calibration.packing import PackedSizes, pack_file
@@ -111,7 +111,7 @@ def quantize_mixed(
     """
     check_budget(budget)
     fitting, judging = divided(batches)
-    report = progress or _silent
+    report = progress or silent
     base = _copied(base or _best(model, batches, convention, folder, ignore, report), folder)
     fitted = first(fitting, FITTED)
     doing = partial(report, "measuring what every width costs")
@@ -181,7 +181,3 @@ def _finished(budget: Budget, bench: Bench, judge: Judge, folder: Path) -> Mixed
         forms=made.forms,
         tried=made.tried,
     )
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    del what, done, total

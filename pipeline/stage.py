@@ -25,6 +25,11 @@ MOST_PROCESSOR_S = 4 * 3600
 Progress = Callable[[str, int, int], None]
 
 
+def silent(what: str, done: int, total: int) -> None:
+    """Tell nobody."""
+    del what, done, total
+
+
 @dataclass(frozen=True)
 class Ref:
     """An artefact another stage makes: its stage's name and the artefact's."""

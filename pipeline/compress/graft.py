@@ -38,7 +38,7 @@ from pipeline.compress.repair import reestimate_batchnorm
 from pipeline.compress.ring import Ring
 from pipeline.fit import EpochResult, Examples, FitSettings, Loss, Trainer, fit
 from pipeline.hardware import Hardware, best_hardware
-from pipeline.stage import Progress
+from pipeline.stage import Progress, silent
 
 TEMPERATURE = 2.0
 # Images that statistics of batch normalisation are measured on after a graft: those of mixed weights are no
@@ -125,7 +125,7 @@ def fit_grafted(
     """
     hardware = hardware or best_hardware()
     hardware.be_reproducible(seed + parallel.rank())
-    told = progress if parallel.rank() == 0 else _silent
+    told = progress if parallel.rank() == 0 else silent
     ring, best = Ring(networks), _Best(network)
     with ring.training(), ExitStack() as stack:
         members = [
@@ -296,10 +296,6 @@ def _measure_norms(network: nn.Module, train: Examples) -> None:
     device = next(network.parameters()).device
     parts = map(train.tensors, np.array_split(chosen, -(-count // 128)))
     reestimate_batchnorm(network, [(images.to(device), labels) for images, labels in parts])
-
-
-def _silent(what: str, done: int, steps: int) -> None:
-    del what, done, steps
 
 
 def _named(progress: Progress, place: int, networks: int) -> Progress:

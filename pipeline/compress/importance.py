@@ -19,7 +19,7 @@ from pipeline.compress.groups import Group
 from pipeline.compress.paths import critical_path
 from pipeline.compress.readers import Reader
 from pipeline.compress.reconstruction import discriminant_reconstruction, reconstruction
-from pipeline.compress.scatter import Batches, Scatter, blocks, collect, in_shards, one_hot
+from pipeline.compress.scatter import Batches, Scatter, add_to, blocks, collect, in_shards, one_hot
 from targets.errors import ConfigError
 
 
@@ -160,7 +160,7 @@ def _by_attribution(evidence: Evidence, worth: Callable[[Tensor], Tensor]) -> di
     totals: dict[str, Tensor] = {}
     part = partial(_worths, evidence.network, evidence.readers, worth)
     for found in in_shards(part, evidence.batches):
-        _add(totals, found)
+        add_to(totals, found)
     return _scored(totals)
 
 
@@ -173,10 +173,5 @@ def _worths(
     """Leader → what each channel is worth to the images together [channels]."""
     totals: dict[str, Tensor] = {}
     for owed in attributions(network, readers, batches, task_loss):
-        _add(totals, {leader: worth(each.double()).sum(0) for leader, each in owed.items()})
+        add_to(totals, {leader: worth(each.double()).sum(0) for leader, each in owed.items()})
     return totals
-
-
-def _add(totals: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
-    for leader, each in more.items():
-        totals[leader] = totals.get(leader, 0.0) + each

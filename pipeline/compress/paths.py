@@ -27,7 +27,7 @@ from pipeline.compress.attribution import attributions
 from pipeline.compress.discriminant import Removal
 from pipeline.compress.evidence import Evidence
 from pipeline.compress.readers import Reader
-from pipeline.compress.scatter import Batches, in_shards
+from pipeline.compress.scatter import Batches, add_to, in_shards
 
 # Sums of shares are one but for rounding.
 ROUNDING = 1e-9
@@ -81,8 +81,7 @@ def score_paths(
     totals: dict[str, Tensor] = {}
     for found, images in in_shards(partial(_sums, network, readers, len(classes)), batches):
         counts += images
-        for leader, each in found.items():
-            totals[leader] = totals.get(leader, 0.0) + each
+        add_to(totals, found)
     order = _by_depth(network, readers)
     return PathScores(tuple(classes), {leader: totals[leader] / counts.clamp_min(1.0) for leader in order})
 

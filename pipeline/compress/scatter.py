@@ -131,6 +131,12 @@ def join_all(into: dict[str, Scatter], part: Mapping[str, Scatter]) -> None:
         join(into, name, scatter)
 
 
+def add_to(totals: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
+    """Add sums over other samples, name by name."""
+    for name, each in more.items():
+        totals[name] = totals.get(name, 0.0) + each
+
+
 def one_hot(classes: int) -> Targets:
     """Targets: which class a sample is of [N, classes]."""
 

@@ -23,7 +23,7 @@ from pipeline.compress.distill import DistillationSettings, cross_entropy, disti
 from pipeline.compress.scatter import Batches
 from pipeline.compress.standins import Site, Start, start, train_locally
 from pipeline.fit import EpochResult, Examples, FitSettings, Loss, accuracy, fit
-from pipeline.stage import Progress
+from pipeline.stage import Progress, silent
 
 STARTS: tuple[Start, ...] = ("random", "mean", "least-squares")
 # Pairs are measured among so many of the least critical blocks.
@@ -244,7 +244,7 @@ def _tuned(study: Study, network: nn.Module) -> Tuned | None:
     losses: tuple[Loss, Loss] = (cross_entropy, soft)
     for loss in losses:
         trained = copy.deepcopy(network).requires_grad_(True)
-        results = fit(trained, loss, study.train, study.select, study.training, study.seed, _silent)
+        results = fit(trained, loss, study.train, study.select, study.training, study.seed, silent)
         ends.append((max(one.select_top1 for one in results), epochs_to(results)))
     (labels, by_labels), (teacher, by_teacher) = ends
     return Tuned(labels, teacher, by_labels if labels >= teacher else by_teacher)
@@ -267,7 +267,3 @@ def _pairs(study: Study, whole: float, verdicts: Sequence[Verdict]) -> list[Pair
         added = whole - lost[one.block] - lost[other.block]
         pairs.append(Pair((one.block, other.block), measured, min(max(added, 0.0), 1.0)))
     return pairs
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    del what, done, total
