@@ -1,12 +1,12 @@
 """A student for 3 of CIFAR-10's 10 classes against its teacher, restricted to the task, in float and in INT8.
 
-    python benchmarks/task_of_three.py CIFAR10_FOLDER TEACHER.safetensors [--shares 0.095] [--out …]
+    python benchmarks/task_of_three.py CIFAR10_FOLDER TEACHER.safetensors [--network wide8] [--out …]
 
 Each task is an ordinary build (`edgewright build`): the structure is decided for a share of the teacher's
 multiply-accumulates, repaired, distilled, quantized, compiled with OpenVINO for this machine, and everything
-is timed in turns in one process. The test split is opened once, by the last stages. The teacher is the
-ResNet-20 of `python benchmarks/cifar10.py`. Several shares make a family; with --epochs 0 it is repaired and
-not trained, which is enough to see what each would take.
+is timed in turns in one process. The test split is opened once, by the last stages. The teacher is a network
+of `python benchmarks/cifar10.py`. Several shares make a family; with --epochs 0 it is repaired and not
+trained, which is enough to see what each would take.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ from targets import environment
 
 # One task of classes that look unlike each other, one of classes the teacher confuses.
 TASKS = {"vehicles": ("airplane", "automobile", "ship"), "animals": ("cat", "deer", "dog")}
+# Of `zoo.resnet`, as in cifar10.py.
+NETWORKS = {
+    "resnet20": "blocks = [3, 3, 3], widths = [16, 32, 64]",
+    "wide8": "blocks = [1, 1, 1], widths = [40, 80, 160]",
+}
 BUILD = """
 [project]
 name = "{name}"
@@ -42,7 +47,7 @@ classes = {classes}
 
 [model]
 factory = "pipeline.zoo:resnet"
-arguments = {{ classes = 10, channels = 3, blocks = [3, 3, 3], widths = [16, 32, 64] }}
+arguments = {{ classes = 10, channels = 3, {shape} }}
 checkpoint = "{teacher}"
 
 [student]
@@ -91,6 +96,7 @@ def build(name: str, arguments: argparse.Namespace, seed: int) -> Record:
         data=arguments.data.resolve(),
         classes=json.dumps(TASKS[name]),
         teacher=arguments.teacher.resolve(),
+        shape=NETWORKS[arguments.network],
         shares=arguments.shares,
         minimum=arguments.minimum,
         epochs=arguments.epochs,
@@ -149,7 +155,8 @@ def main() -> None:
     """Build every task, write what they came to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with train/<class>/ and test/<class>/")
-    parser.add_argument("teacher", type=Path, help="ResNet-20 of all ten classes")
+    parser.add_argument("teacher", type=Path, help="weights of a network of all ten classes")
+    parser.add_argument("--network", choices=NETWORKS, default="resnet20", help="what the teacher is")
     parser.add_argument(
         "--shares", type=float, nargs="+", default=[0.095], help="of the teacher's multiply-accumulates"
     )
@@ -178,6 +185,7 @@ def main() -> None:
         for each in rows_of(build(name, arguments, seed), name, seed)
     ]
     document = {
+        "network": arguments.network,
         "shares": arguments.shares,
         "epochs": arguments.epochs,
         "learning_rate": arguments.learning_rate,

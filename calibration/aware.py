@@ -15,7 +15,7 @@ import onnx
 from calibration.best import BestQuantization, quantize_best
 from calibration.budgets import Figure, LargestDrop, disagreement
 from calibration.correct import Rounding, repair, takes_weights
-from calibration.evidence import REPAIRED, Progress, divided, first, observed, silent, weighed_positions
+from calibration.evidence import Progress, divided, observed, repaired_on, silent, weighed_positions
 from calibration.external import write
 from calibration.half import to_half
 from calibration.load import load
@@ -109,10 +109,10 @@ def quantize_within(
         best, method, rounding = None, "mse", None
         write(load(model).model, float_out)
     seen = observed(float_out, fitting, show)
-    repaired_on = first(fitting, REPAIRED)
+    repairing = repaired_on(fitting)
     wanted = rounding is not None and takes_weights(rounding)
-    weights = weighed_positions(load(float_out), repaired_on, show) if wanted else {}
-    maker = _Maker(float_out, seen, convention, method, rounding, repaired_on, weights, ignore, half)
+    weights = weighed_positions(load(float_out), repairing, show) if wanted else {}
+    maker = _Maker(float_out, seen, convention, method, rounding, repairing, weights, ignore, half)
     figure = _figure(drop, model, judging)
     with TemporaryDirectory() as folder:
         trial = Path(folder) / "trial.onnx"

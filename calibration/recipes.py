@@ -14,7 +14,7 @@ from calibration.biases import give_biases
 from calibration.clipping import least_cost_range, least_squares_range
 from calibration.correct import Rounding, repair, takes_weights
 from calibration.equalize import equalize
-from calibration.evidence import REPAIRED, Progress, first, observed, weighed_positions
+from calibration.evidence import Progress, observed, repaired_on, weighed_positions
 from calibration.external import write
 from calibration.graph import FloatGraph
 from calibration.load import load
@@ -127,7 +127,7 @@ class Maker:
         path, observations = self.prepared(recipe.equalized, recipe.offset)
         out = self.folder / "quantized.onnx"
         summary = quantize(path, observations, self.convention, out, recipe.method, self.ignore)
-        quantized, graph, batches = onnx.load(out), load(path), first(self.fitting, REPAIRED)
+        quantized, graph, batches = onnx.load(out), load(path), repaired_on(self.fitting)
         key = recipe.equalized, recipe.offset
         if key not in self.weights and takes_weights(recipe.rounding):
             self.weights[key] = weighed_positions(graph, batches, self.progress)
