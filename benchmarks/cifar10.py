@@ -56,8 +56,8 @@ TRAINING = FitSettings(
 )
 NETWORKS = {
     "resnet20": lambda: zoo.resnet(blocks=(3, 3, 3)),
-    # Few layers, wide ones: its time is where its width is.
-    "wide8": lambda: zoo.resnet(blocks=(1, 1, 1), widths=(40, 80, 160)),
+    # ResNet-8, three times as wide: its time is where its width is.
+    "wide8": lambda: zoo.resnet(blocks=(1, 1, 1), widths=(48, 96, 192)),
     "resnet56": lambda: zoo.resnet(blocks=(9, 9, 9)),
     "vgg16": zoo.vgg,
 }

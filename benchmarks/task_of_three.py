@@ -27,7 +27,7 @@ TASKS = {"vehicles": ("airplane", "automobile", "ship"), "animals": ("cat", "dee
 # Of `zoo.resnet`, as in cifar10.py.
 NETWORKS = {
     "resnet20": "blocks = [3, 3, 3], widths = [16, 32, 64]",
-    "wide8": "blocks = [1, 1, 1], widths = [40, 80, 160]",
+    "wide8": "blocks = [1, 1, 1], widths = [48, 96, 192]",
 }
 BUILD = """
 [project]
