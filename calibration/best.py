@@ -1,7 +1,8 @@
 """The thorough setting: try the repairs one after the other and keep what makes the outputs better.
 
 Every fourth batch is kept out of ranges and repairs, to judge them by: how far the quantized model's outputs
-are from the float model's. Labels are never looked at. What was chosen is then made once more, from all.
+are from the float model's. Labels are never looked at. What was chosen is then made once more, from all, with
+more inputs to repair it on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from calibration.evidence import Progress, divided, silent
+from calibration.evidence import TRIED, Progress, divided, first, repaired_on, silent
 from calibration.external import write
 from calibration.ranges import Batch
 from calibration.recipes import Maker, Recipe, Trial
@@ -73,11 +74,11 @@ def quantize_best(
     fitting, judging = divided(batches)
     rest = convention, tuple(ignore), progress or silent
     with TemporaryDirectory() as tried, TemporaryDirectory() as chosen:
-        maker = Maker(model, fitting, judging, Path(tried), *rest)
+        maker = Maker(model, fitting, first(fitting, TRIED), judging, Path(tried), *rest)
         symmetric = convention.activations == "int8-symmetric"
         found = BestQuantization(*maker.search(Recipe(offset=symmetric)))
         if refit:
-            maker = Maker(model, list(batches), [], Path(chosen), *rest)
+            maker = Maker(model, list(batches), repaired_on(batches), [], Path(chosen), *rest)
             summary, maker.quantized = maker.make(found.best.recipe)
             found = replace(found, summary=summary)
         write(maker.quantized, out)

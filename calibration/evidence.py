@@ -17,9 +17,10 @@ Progress = Callable[[str, int, int], None]
 
 # Of so many batches the last one judges.
 JUDGED = 4
-# Calibration inputs on which layers are repaired, at most and at least. Their activations are held in memory,
-# so large ones are fewer: so many values are held, those of 150 ImageNet inputs.
-REPAIRED, FEWEST_REPAIRED = 150, 64
+# Calibration inputs on which layers are repaired: while recipes are compared, and for the model that is kept.
+TRIED, REPAIRED = 64, 150
+# Their activations are held in memory, so of large inputs there are fewer, as many as hold the values of 150
+# ImageNet inputs; but no fewer than recipes are compared on.
 HELD = REPAIRED * 3 * 224 * 224
 # Calibration inputs that run backward, to see how much errors matter. With fewer, ranges clip what only the
 # others show: 16 instead of 64 doubled SqueezeNet's divergence.
@@ -59,7 +60,7 @@ def first(batches: Sequence[Batch], samples: int) -> list[Batch]:
 def repaired_on(batches: Sequence[Batch]) -> list[Batch]:
     """Return the first batches, of as many inputs as repairs take: fewer where inputs are large."""
     values = sum(array[0].size for array in batches[0].values())
-    return first(batches, min(max(HELD // max(values, 1), FEWEST_REPAIRED), REPAIRED))
+    return first(batches, min(max(HELD // max(values, 1), TRIED), REPAIRED))
 
 
 def observed(model: Path, batches: Sequence[Batch], progress: Progress) -> Observations:

@@ -14,7 +14,7 @@ from calibration.biases import give_biases
 from calibration.clipping import least_cost_range, least_squares_range
 from calibration.correct import Rounding, repair, takes_weights
 from calibration.equalize import equalize
-from calibration.evidence import Progress, observed, repaired_on, weighed_positions
+from calibration.evidence import Progress, observed, weighed_positions
 from calibration.external import write
 from calibration.graph import FloatGraph
 from calibration.load import load
@@ -80,10 +80,22 @@ def is_closer(distances: NDArray[np.float64], others: NDArray[np.float64]) -> bo
 
 @dataclass
 class Maker:
-    """Makes and judges quantized models; nothing is computed twice."""
+    """Makes and judges quantized models; nothing is computed twice.
+
+    Args:
+        model: float ONNX file.
+        fitting: batches that ranges are of.
+        repairing: those of them that layers are repaired on.
+        judging: batches that compare recipes.
+        folder: for the models.
+        convention: of the target's capability.
+        ignore: as for `qdq.quantize`.
+        progress: told what is being done.
+    """
 
     model: Path
     fitting: list[Batch]
+    repairing: list[Batch]
     judging: list[Batch]
     folder: Path
     convention: QuantizationConvention
@@ -127,16 +139,16 @@ class Maker:
         path, observations = self.prepared(recipe.equalized, recipe.offset)
         out = self.folder / "quantized.onnx"
         summary = quantize(path, observations, self.convention, out, recipe.method, self.ignore)
-        quantized, graph, batches = onnx.load(out), load(path), repaired_on(self.fitting)
+        quantized, graph = onnx.load(out), load(path)
         key = recipe.equalized, recipe.offset
         if key not in self.weights and takes_weights(recipe.rounding):
-            self.weights[key] = weighed_positions(graph, batches, self.progress)
+            self.weights[key] = weighed_positions(graph, self.repairing, self.progress)
         layers = repair(
             graph,
             quantized,
             summary.layers,
             self.convention.weight_bits,
-            batches,
+            self.repairing,
             recipe.rounding,
             lambda done, total: self.progress(f"repairing: {recipe}", done, total),
             self.weights.get(key),
