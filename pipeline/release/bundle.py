@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 from pipeline.products import BuildTarget
 from pipeline.release.changes import changes_text
 from pipeline.release.describe import gates_of, pixels_of, product_of, target_of
-from pipeline.release.keys import public_bytes, signing_key
+from pipeline.release.keys import sign_file, signing_key
 from pipeline.release.manifest import Accepted, FileInfo, Manifest
 from pipeline.release.papers import licences_text, readme_text
 from pipeline.release.runner import runner_files
 from pipeline.release.sbom import sbom_text
 from pipeline.release.source import Build, bundle_paths
 from targets.bundle.folder import digest_of
-from targets.bundle.listing import MANIFEST, MINISIGNATURE, PART, SIGNATURE
-from targets.bundle.minisign import minisignature
+from targets.bundle.listing import MANIFEST, PART
 from targets.errors import ConfigError
 from targets.zipapp import FILE_NAME, device_zipapp
 
@@ -72,12 +71,9 @@ def write_bundle(wish: Wish, target: BuildTarget, folder: Path) -> Manifest:
     _write_papers(wish, draft, folder)
     _write(folder / SUMS, "".join(f"{each.sha256}  {each.path}\n" for each in _files(folder)))
     manifest = draft.model_copy(update={"files": _files(folder)})
-    content = manifest.text().encode()
-    (folder / MANIFEST).write_bytes(content)
+    (folder / MANIFEST).write_bytes(manifest.text().encode())
     if wish.key is not None:
-        (folder / SIGNATURE).write_bytes(wish.key.sign(content))
-        second = minisignature(content, public_bytes(wish.key), manifest.bundle, wish.key.sign)
-        (folder / MINISIGNATURE).write_text(second, encoding="ascii", newline="\n")
+        sign_file(folder / MANIFEST, wish.key, manifest.bundle)
     return manifest
 
 

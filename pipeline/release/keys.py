@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.release.manifest import SigningKey
 from targets.bundle.keys import OTHERS_ANYTHING, fingerprint, public_pem, read_key_file
-from targets.bundle.minisign import minisign_key
+from targets.bundle.minisign import minisign_key, minisignature
 from targets.errors import BundleError, ConfigError, ToolchainMissing
 
 if TYPE_CHECKING:
@@ -84,6 +84,21 @@ def signing_key(key: Ed25519PrivateKey) -> SigningKey:
 def known_by(public: bytes) -> SigningKey:
     """Return what a public key, 32 bytes, is known by."""
     return SigningKey(fingerprint=fingerprint(public), minisign=minisign_key(public))
+
+
+def sign_file(path: Path, key: Ed25519PrivateKey, comment: str) -> list[Path]:
+    """Write FILE.sig, good for OpenSSL, and FILE.minisig, which vouches for the comment, too, beside a file."""
+    content = path.read_bytes()
+    plain, mini = signature_files(path)
+    plain.write_bytes(key.sign(content))
+    text = minisignature(content, public_bytes(key), comment, key.sign)
+    mini.write_text(text, encoding="ascii", newline="\n")
+    return [plain, mini]
+
+
+def signature_files(path: Path) -> tuple[Path, Path]:
+    """Where a file's signatures lie: OpenSSL's and minisign's."""
+    return path.with_name(f"{path.name}.sig"), path.with_name(f"{path.name}.minisig")
 
 
 def _ed25519() -> type[Ed25519PrivateKey]:

@@ -36,7 +36,7 @@ class Order:
         build_file: of the finished build.
         out: folder for the releases.
         target: name of one target; None stands for the only one.
-        everything: a bundle for every target, with SHA256SUMS and a feed.
+        everything: a bundle for every target, with a feed and SHA256SUMS, which is signed, too.
         key: file of the secret key; None makes bundles that are not signed.
         forms: "folder", and those of `pipeline.release.forms`.
         accept: kinds of concerns to release in spite of: dirty, failed, unstable, unmeasured.
@@ -123,7 +123,8 @@ def release_build(
         order.out.mkdir(parents=True, exist_ok=True)
         found = [_release_target(Wish(build, concerns[target.name], key), target, order) for target in chosen]
         if order.everything:
-            write_index(order.out, {each.manifest.bundle: (each.manifest, each.forms) for each in found})
+            forms = {each.manifest.bundle: (each.manifest, each.forms) for each in found}
+            write_index(order.out, forms, key)
     return found
 
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from release_builds import TARGETS, change_record, publish_again, tiny_build
 
 from pipeline.cli import main
+from pipeline.release.index import write_index
 from pipeline.release.keys import new_key
 from pipeline.release.make import Order, Released, release_build
 from pipeline.release.manifest import Manifest, json_schema
@@ -366,7 +367,24 @@ def test_an_index_names_all_that_was_released(bundle):
     assert [entry["target"] for entry in feed["releases"]] == sorted(TARGETS)
     assert all(file["sha256"] for entry in feed["releases"] for file in entry["files"])
     done = subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=out, check=False)
-    assert done.returncode == 0
+    assert done.returncode == 0 and "  releases.json\n" in (out / "SHA256SUMS").read_text()
+
+
+def test_the_signature_of_an_index_is_good_for_openssl_alone(bundle, keys, tmp_path):
+    out = shutil.copytree(bundle.parent, tmp_path / "out")
+    document = (REPOSITORY / "docs/release.md").read_text()
+    command = next(line for line in document.splitlines() if "SHA256SUMS.sig &&" in line)
+    command = command.replace("release.pub", str(keys[1]))
+    done = subprocess.run(command, shell=True, cwd=out, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "releases.json: OK" in done.stdout, done.stdout + done.stderr
+    (out / "SHA256SUMS").write_text("")
+    assert subprocess.run(command, shell=True, cwd=out, capture_output=True, check=False).returncode != 0
+
+
+def test_an_index_without_a_key_keeps_no_signature_of_another(bundle, tmp_path):
+    out = shutil.copytree(bundle.parent, tmp_path / "out")
+    write_index(out, {}, None)
+    assert (out / "SHA256SUMS").is_file() and not list(out.glob("SHA256SUMS.*"))
 
 
 def test_wrong_orders_are_refused(build, keys, tmp_path):
