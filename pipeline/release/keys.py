@@ -87,7 +87,7 @@ def known_by(public: bytes) -> SigningKey:
 
 
 def sign_file(path: Path, key: Ed25519PrivateKey, comment: str) -> list[Path]:
-    """Write FILE.sig, good for OpenSSL, and FILE.minisig, which vouches for the comment, too, beside a file."""
+    """Write FILE.sig, good for OpenSSL, and FILE.minisig, which also vouches for a comment, beside a file."""
     content = path.read_bytes()
     plain, mini = signature_files(path)
     plain.write_bytes(key.sign(content))
