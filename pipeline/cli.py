@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +16,35 @@ from pipeline.commands import builds, bundles, machines, models, sweeps
 from targets.errors import EdgewrightError
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: a verb ends as tidily as after Ctrl-C."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM; only a process's main thread can, elsewhere this does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class Verbs(click.Group):
     """Turns errors of the project into a message and an exit code; a traceback means a bug."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb."""
         try:
-            return super().invoke(ctx)
+            with terminable():
+                return super().invoke(ctx)
         except EdgewrightError as error:
             click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
             ctx.exit(error.exit_code)
@@ -30,9 +56,9 @@ class Verbs(click.Group):
                 raise
             click.echo(click.style("error: ", fg="red", bold=True) + str(told), err=True)
             ctx.exit(told.exit_code)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             click.echo("interrupted; finished stages are kept, the same command goes on from there", err=True)
-            ctx.exit(130)
+            ctx.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

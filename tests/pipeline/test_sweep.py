@@ -170,18 +170,22 @@ def test_the_page_fits_and_asks_for_nothing(folder):
     assert widths == [(390, 390), (1280, 1280)] and console == []
 
 
-def test_what_is_finished_survives_ctrl_c(folder, monkeypatch):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_finished_survives_ctrl_c_and_sigterm(folder, monkeypatch, how):
+    # A shell tells its background jobs to ignore Ctrl-C, and so it would tests it runs there.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     built = []
 
     def interrupted(job, listener=None):
         if len(built) == 2:
-            raise KeyboardInterrupt
+            signal.raise_signal(how)
         built.append(job.point.name)
         return sweep_points.by_share(job)
 
     monkeypatch.setattr(executors, "build_point", interrupted)
     done = CliRunner().invoke(main, ["sweep", str(sweep_file(folder, GRID))])
-    assert done.exit_code == 130
+    signal.signal(signal.SIGINT, before)
+    assert done.exit_code == 128 + how
     kept = json.loads((folder / "out-sweep" / "sweep.json").read_text())
     assert [each["name"] for each in kept["points"]] == built
     assert (folder / "out-sweep" / "sweep.html").is_file()
