@@ -16,10 +16,11 @@ from collections.abc import Iterator, Sequence
 from pipeline.products import networks_of
 from pipeline.stage import Stage
 from pipeline.wiring.data import data_stages
-from pipeline.wiring.engines import observe_stages, simplify_stages, take_onnx, target_stages
+from pipeline.wiring.engines import simplify_stages, take_onnx, target_stages
 from pipeline.wiring.labels import labels_stage
 from pipeline.wiring.networks import export_stages, network_stages
 from pipeline.wiring.paths import path_stages
+from pipeline.wiring.quantize import observe_stages
 from pipeline.wiring.request import Request
 
 
