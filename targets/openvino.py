@@ -173,6 +173,10 @@ class OpenVinoRunner:
         self.outputs = engine.outputs
         self.from_blob = from_blob
         self._request = compiled.create_infer_request()
+        # Filled as an application fills them: infer(arrays) takes 0.07 ms to sort out what it was given, a
+        # third of a small network's time, and asking a tensor for its shape takes 0.03.
+        self._tensors = [self._request.get_input_tensor(index) for index in range(len(engine.inputs))]
+        self._shapes = [spec.shape for spec in engine.inputs]
 
     def infer(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
         """Run once.
@@ -182,10 +186,17 @@ class OpenVinoRunner:
         """
         arrays = ordered_inputs(self.inputs, inputs)
         try:
-            results = self._request.infer(arrays, share_inputs=True)
+            for index, array in enumerate(arrays):
+                if array.shape != self._shapes[index]:
+                    self._tensors[index].shape = self._shapes[index] = array.shape
+                np.copyto(self._tensors[index].data, array)
+            self._request.infer(share_outputs=True)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO fails to run the model: {one_line(error, drop=NOISE)}") from error
-        return {spec.name: results[index] for index, spec in enumerate(self.outputs)}
+        return {
+            spec.name: np.array(self._request.get_output_tensor(index).data)
+            for index, spec in enumerate(self.outputs)
+        }
 
     def operators(self) -> list[tuple[str, str, float]]:
         """Return name, kind and milliseconds of what the last inference executed; needs PERF_COUNT."""
@@ -201,7 +212,7 @@ class OpenVinoRunner:
 
     def close(self) -> None:
         """Give the inference request back."""
-        self._request = None
+        self._request, self._tensors = None, []
 
 
 def _openvino() -> Any:
