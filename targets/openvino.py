@@ -19,14 +19,13 @@ import numpy as np
 from targets.cpu import cpu_fingerprint
 from targets.errors import CapabilityError, ModelError
 from targets.layers import WARM, LayerTime, medians
-from targets.tensors import exceptions_in, one_line, ordered_inputs
+from targets.openvino_requests import NOISE, OpenVinoRunner, RequestQueue
+from targets.tensors import exceptions_in, one_line
 from targets.throughput import QueuedLoad
 from targets.toolchain import Engine, EngineOptions, Probe, TensorSpec, file_sha256
 from targets.versions import installed_version, require_own_engine, require_version
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from targets.toolchain import Tensors
 
 NAME = "openvino"
@@ -40,9 +39,6 @@ MADE_ON_FILE = "blob-made-on.json"
 HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
 NEEDS = {"fp32": "FP32", "int8": "INT8", "bf16": "BF16", "fp16": "FP16"}
 HINT = "PERFORMANCE_HINT"
-
-# Lines of its messages that only name its source files.
-NOISE = ("Exception from", "Check '", "FrontEnd API failed", "Summary:", "Model wasn't fully converted")
 
 
 class OpenVino:
@@ -129,7 +125,7 @@ class OpenVino:
         streams = {"NUM_STREAMS": str(requests), "INFERENCE_NUM_THREADS": str(requests)}
         options = replace(engine.options, raw={**engine.options.raw, **streams})
         compiled = _recompiled(engine, options)
-        queue = _openvino().AsyncInferQueue(compiled, requests)
+        queue = RequestQueue(_openvino().AsyncInferQueue(compiled, requests), engine.inputs)
         how = f"{compiled.get_property('NUM_STREAMS')} streams, asynchronous requests"
         return QueuedLoad(queue, engine.inputs, requests, how)
 
@@ -157,62 +153,6 @@ def _recompiled(engine: Engine, options: EngineOptions) -> Any:
     core = open_core()
     network = _guarded("cannot read the engine", engine.folder, core.read_model, engine.folder / IR_FILE)
     return _compile(core, network, options, engine.folder)
-
-
-class OpenVinoRunner:
-    """A compiled model with one inference request.
-
-    Args:
-        engine: whose names and shapes it takes.
-        compiled: the runtime's compiled model, with ports in the engine's order.
-        from_blob: it was imported, not compiled again.
-    """
-
-    def __init__(self, engine: Engine, compiled: Any, from_blob: bool) -> None:
-        self.inputs = engine.inputs
-        self.outputs = engine.outputs
-        self.from_blob = from_blob
-        self._request = compiled.create_infer_request()
-        # Filled as an application fills them: infer(arrays) takes 0.07 ms to sort out what it was given, a
-        # third of a small network's time, and asking a tensor for its shape takes 0.03.
-        self._tensors = [self._request.get_input_tensor(index) for index in range(len(engine.inputs))]
-        self._shapes = [spec.shape for spec in engine.inputs]
-
-    def infer(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
-        """Run once.
-
-        Raises:
-            ModelError: inputs that do not fit, or an operator that fails on them.
-        """
-        arrays = ordered_inputs(self.inputs, inputs)
-        try:
-            for index, array in enumerate(arrays):
-                if array.shape != self._shapes[index]:
-                    self._tensors[index].shape = self._shapes[index] = array.shape
-                np.copyto(self._tensors[index].data, array)
-            self._request.infer(share_outputs=True)
-        except RuntimeError as error:
-            raise ModelError(f"OpenVINO fails to run the model: {one_line(error, drop=NOISE)}") from error
-        return {
-            spec.name: np.array(self._request.get_output_tensor(index).data)
-            for index, spec in enumerate(self.outputs)
-        }
-
-    def operators(self) -> list[tuple[str, str, float]]:
-        """Return name, kind and milliseconds of what the last inference executed; needs PERF_COUNT."""
-        return [
-            (
-                operator.node_name,
-                f"{operator.node_type} {operator.exec_type}",
-                operator.real_time.total_seconds() * 1e3,
-            )
-            for operator in self._request.profiling_info
-            if operator.status == operator.Status.EXECUTED
-        ]
-
-    def close(self) -> None:
-        """Give the inference request back."""
-        self._request, self._tensors = None, []
 
 
 def _openvino() -> Any:

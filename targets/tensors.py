@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Sequence
 
 import numpy as np
@@ -42,7 +42,7 @@ def ordered_inputs(specs: Sequence[TensorSpec], inputs: Tensors) -> list[NDArray
 
 # numpy writes the name in Python anew each time: part of every inference's time, and with caches gone cold
 # behind the engine a tenth of a small network's.
-@cache
+@lru_cache(maxsize=None)
 def _named(dtype: np.dtype[Any]) -> str:
     return str(dtype.name)
 

@@ -164,7 +164,7 @@ class QueuedLoad:
     """A queue of asynchronous inference requests, as OpenVINO has it.
 
     Args:
-        queue: `start_async(arrays, share_inputs)` waits until a request is free; `wait_all()`.
+        queue: `start(arrays)` waits until a request is free; `wait_all()`.
         specs: the engine's inputs.
         requests: under way at once.
         streams: how the runtime works on them.
@@ -182,7 +182,7 @@ class QueuedLoad:
         Raises:
             ModelError: inputs that do not fit.
         """
-        self._queue.start_async(ordered_inputs(self._specs, inputs), share_inputs=True)
+        self._queue.start(ordered_inputs(self._specs, inputs))
 
     def finish(self) -> None:
         """Wait for everything begun.

@@ -156,7 +156,8 @@ def _refuse_open_shapes(inputs: Any, model: Path) -> None:
 
 
 def _runner(engine: Engine) -> Runner:
-    from targets.openvino import NOISE, OpenVinoRunner, open_core
+    from targets.openvino import open_core
+    from targets.openvino_requests import NOISE, OpenVinoRunner
     from targets.tensors import one_line
 
     try:

@@ -123,8 +123,8 @@ def test_a_failing_inference_is_reported() -> None:
 
 def test_a_queue_is_given_checked_arrays() -> None:
     class Queue:
-        def start_async(self, arrays: list[np.ndarray], share_inputs: bool) -> None:
-            assert share_inputs and [array.shape for array in arrays] == [(1,)]
+        def start(self, arrays: list[np.ndarray]) -> None:
+            assert [array.shape for array in arrays] == [(1,)]
 
         def wait_all(self) -> None:
             raise RuntimeError("broken\nwhole story")
