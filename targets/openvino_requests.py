@@ -1,7 +1,7 @@
 """Inference requests of OpenVINO, filled as an application fills them: into the tensors they already have.
 
-Given arrays, the Python package takes 0.07 ms to sort out what they are: a third of a small network's time, and
-none of it the network's own. Asking a tensor for its shape takes 0.03 ms.
+Given arrays, the Python package takes 0.07 ms to sort out what they are: a third of a small network's time,
+and none of it the network's own. Asking a tensor for its shape takes 0.03 ms.
 """
 
 from __future__ import annotations
