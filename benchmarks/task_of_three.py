@@ -58,10 +58,6 @@ importance = "discriminant-reconstruction"
 distillation = {distillation}
 depth = {depth}
 
-[triage]
-epochs = 0
-tolerance = {tolerance}
-
 [student.training]
 epochs = {epochs}
 learning_rate = {rate}
@@ -84,6 +80,11 @@ toolchain = "openvino"
 [[targets]]
 device = "any-onnxruntime"
 """
+DEPTH = """
+[triage]
+epochs = 0
+tolerance = {tolerance}
+"""
 
 
 def build(name: str, arguments: argparse.Namespace, seed: int) -> Record:
@@ -103,8 +104,9 @@ def build(name: str, arguments: argparse.Namespace, seed: int) -> Record:
         rate=arguments.learning_rate,
         distillation=arguments.distillation,
         depth="false" if arguments.depth is None else "true",
-        tolerance=arguments.depth or 0.0,
     )
+    if arguments.depth is not None:
+        text += DEPTH.format(tolerance=arguments.depth)
     (folder / "build.toml").write_text(text, encoding="utf-8")
     session = Session(folder / "build.toml")
     session.build()
