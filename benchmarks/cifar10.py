@@ -155,13 +155,15 @@ def run(arguments: argparse.Namespace, seed: int) -> None:
         for criterion in arguments.criteria
         if (arguments.network, seed, criterion, arguments.allocation, share) not in done
     ]
-    if not wanted:
+    cache = arguments.out.with_name(f"{arguments.network}-{seed}.safetensors")
+    if not wanted and cache.is_file():
         return
     data = splits(arguments.data)
     torch.manual_seed(seed)
     whole = NETWORKS[arguments.network]()
-    cache = arguments.out.with_name(f"{arguments.network}-{seed}.safetensors")
     dense(whole, data, replace(TRAINING, epochs=arguments.dense_epochs), seed, cache)
+    if not wanted:
+        return
     whole.eval().requires_grad_(False)
     baseline = {"network": arguments.network, "seed": seed, "dense_top1": accuracy(whole, data["test"])}
     seen = evidence(whole, data["train"], seed)
@@ -177,7 +179,9 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with train/<class>/ and test/<class>/")
     parser.add_argument("--network", choices=NETWORKS, default="resnet20")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.25])
+    parser.add_argument(
+        "--shares", type=float, nargs="*", default=[0.5, 0.25], help="none: the dense network alone"
+    )
     parser.add_argument(
         "--criteria", nargs="+", choices=CRITERIA, default=["discriminant-reconstruction", "l1"]
     )

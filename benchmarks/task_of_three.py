@@ -1,6 +1,6 @@
 """A student for 3 of CIFAR-10's 10 classes against its teacher, restricted to the task, in float and in INT8.
 
-    python benchmarks/task_of_three.py CIFAR10_FOLDER TEACHER.safetensors [--network wide8] [--out …]
+    python benchmarks/task_of_three.py CIFAR10_FOLDER TEACHER.safetensors [--network resnet20] [--out …]
 
 Each task is an ordinary build (`edgewright build`): the structure is decided for a share of the teacher's
 multiply-accumulates, repaired, distilled, quantized, compiled with OpenVINO for this machine, and everything
@@ -158,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with train/<class>/ and test/<class>/")
     parser.add_argument("teacher", type=Path, help="weights of a network of all ten classes")
-    parser.add_argument("--network", choices=NETWORKS, default="resnet20", help="what the teacher is")
+    parser.add_argument("--network", choices=NETWORKS, default="wide8", help="what the teacher is")
     parser.add_argument(
         "--shares", type=float, nargs="+", default=[0.095], help="of the teacher's multiply-accumulates"
     )
