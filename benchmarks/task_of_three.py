@@ -73,6 +73,9 @@ samples = 512
 quantize = {{ top1_agreement = 0.5, cosine = -1.0, relative_l2 = 10.0, max_abs = 100.0 }}
 engine-int8 = {{ top1_agreement = 0.5, cosine = -1.0, relative_l2 = 10.0, max_abs = 100.0 }}
 
+[measure]
+seconds = 6.0
+
 [[targets]]
 device = "this-machine"
 toolchain = "openvino"
