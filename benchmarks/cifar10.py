@@ -156,7 +156,7 @@ def run(arguments: argparse.Namespace, seed: int) -> None:
         if (arguments.network, seed, criterion, arguments.allocation, share) not in done
     ]
     cache = arguments.out.with_name(f"{arguments.network}-{seed}.safetensors")
-    if not wanted and cache.is_file():
+    if not wanted and (arguments.shares or cache.is_file()):
         return
     data = splits(arguments.data)
     torch.manual_seed(seed)
