@@ -16,13 +16,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from paired import Cell, plot, read, summary
 from pictures import add_option, default_out
 
 from pipeline.session import Session
 from pipeline.timer import time_engines
 from targets.measure import MeasureSettings
+from targets.tensors import sample_inputs
 from targets.toolchain import Engine, load_toolchain
 
 SETTINGS = MeasureSettings(min_samples=200, min_s=5.0, max_s=60.0)
@@ -110,12 +110,8 @@ def in_turns(outputs: dict[str, Path]) -> dict[str, dict[str, float]]:
         for contender, output in outputs.items()
         for folder in sorted(output.glob("engines/any-onnxruntime/*-fp32"))
     }
-    rng = np.random.default_rng(0)
     inputs = {
-        name: [
-            {spec.name: rng.standard_normal(spec.shape, np.float32) for spec in engine.inputs}
-            for _ in range(IMAGES)
-        ]
+        name: [sample_inputs(engine.inputs, seed) for seed in range(IMAGES)]
         for name, engine in engines.items()
     }
     found: dict[str, dict[str, float]] = {contender: {} for contender in outputs}

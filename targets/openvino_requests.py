@@ -36,7 +36,7 @@ class OpenVinoRunner:
         self.outputs = engine.outputs
         self.from_blob = from_blob
         self._request = compiled.create_infer_request()
-        self._tensors = _InputTensors(self._request, engine.inputs)
+        self._tensors: Any = _InputTensors(self._request, engine.inputs)
 
     def infer(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
         """Run once.
@@ -69,7 +69,7 @@ class OpenVinoRunner:
 
     def close(self) -> None:
         """Give the inference request back."""
-        del self._request, self._tensors
+        self._request = self._tensors = None
 
 
 class RequestQueue:

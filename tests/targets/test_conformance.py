@@ -173,6 +173,12 @@ def test_a_dynamic_batch_is_marked(running: Toolchain, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, singly[:batch], rtol=1e-4, atol=1e-5)
 
 
+def test_a_runner_may_be_closed_twice(running: Toolchain, tmp_path: Path) -> None:
+    runner = running.open(compile_case(running, "conv relu", tmp_path))
+    runner.close()
+    runner.close()
+
+
 def test_what_an_inference_gave_stays_as_it_is(running: Toolchain, tmp_path: Path) -> None:
     case = CASES["conv relu"]
     runner = running.open(compile_model(running, case.model, tmp_path))
